@@ -1,0 +1,144 @@
+"""The model's answers to evaluation cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.log import InterestLog
+from ..modeling_interest import InterestModel, InterestOutput
+from ..processing_interest import InterestProcessor
+from ..recommendation.log_tensors import LogTensors
+from .cases import CompletionCases, ForecastCases, OverallCases, RankingCases, take
+
+
+class ModelPredictor:
+    """Answers cases on one log with one model, in batches of users.
+
+    Args:
+        model ([`InterestModel`]), processor ([`InterestProcessor`]): a checkpoint.
+        log (`InterestLog`): the log that the cases are about.
+        batch_size (`int`, *optional*, defaults to 64): users per forward pass.
+        cache_dir (*optional*): where text vectors are kept.
+        tensors ([`LogTensors`], *optional*): tables already at hand.
+    """
+
+    def __init__(
+        self,
+        model: InterestModel,
+        processor: InterestProcessor,
+        log: InterestLog,
+        batch_size: int = 64,
+        cache_dir: str | Path | None = None,
+        tensors: LogTensors | None = None,
+        progress: bool = True,
+    ):
+        self.model, self.processor, self.log, self.batch_size = model, processor, log, batch_size
+        self.tensors = tensors or LogTensors(log, model, processor, cache_dir=cache_dir, progress=progress)
+
+    def forward(self, histories, time: np.ndarray, **inputs: torch.Tensor) -> InterestOutput:
+        """One pass over some cases; every tensor of the output has one row per case."""
+        batch = self.tensors.items() | self.tensors.queries(histories, time, self.model.config.max_history) | inputs
+        batch = {name: value.to(self.model.device) for name, value in batch.items()}
+        was_training = self.model.training
+        with torch.inference_mode():
+            output = self.model.eval()(**batch)
+        self.model.train(was_training)
+        return output
+
+    def item_vectors(self) -> np.ndarray:
+        """Unit vectors of the log's items, `(I, D)` float32."""
+        device = self.model.device
+        with torch.inference_mode():
+            texts = self.tensors.texts.to(device)[self.tensors.item_text_index.to(device)]
+            vectors = self.model.eval().item_tower(texts, self.tensors.item_ids.to(device))
+        return vectors.float().cpu().numpy()
+
+    def batches(self, cases):
+        """Slices of the cases, similar lengths together: `(rows, cases of these rows)`."""
+        order = np.argsort(cases.histories.lengths, kind="stable")
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            yield rows, take(cases, rows)
+
+    def rank(self, cases: RankingCases, rows: slice) -> np.ndarray:
+        """Scores of the whole catalogue, `(n, I)` float32."""
+        chosen = take(cases, rows)
+        scores = np.empty((len(chosen.user), self.log.num_items), dtype=np.float32)
+        for part, batch in self.batches(chosen):
+            output = self.forward(batch.histories, batch.time)
+            with torch.inference_mode():
+                score = self.model.ranking_head.query(output.user_embeds) @ output.item_embeds.T
+                if self.tensors.popularity is not None:
+                    moment = torch.from_numpy(self.tensors.popularity.index(batch.time))
+                    bias = self.model.ranking_head.bias(self.tensors.item_features.to(score.device))
+                    score = score + bias[moment.to(score.device)]
+            scores[part] = score.float().cpu().numpy()
+        return scores
+
+    def forecast(self, cases: ForecastCases) -> dict[str, np.ndarray]:
+        """`interest (Q, K)`, `future (Q, H, K)`, `change_rate (Q, K)`, `concentration (Q, H, K)`, `intensity (Q, H)` at the
+        cases' horizons.
+
+        Raises:
+            ValueError: a horizon that the model was not trained for.
+        """
+        config = self.model.config
+        if cases.unit != config.horizon_unit or any(horizon not in config.horizons for horizon in cases.horizons):
+            raise ValueError(
+                f"horizons are {list(cases.horizons)} {cases.unit}, expected some of {config.horizons} {config.horizon_unit}"
+            )
+        columns = [config.horizons.index(horizon) for horizon in cases.horizons]
+        answer: dict[str, np.ndarray] = {}
+
+        def put(rows, name, value):
+            if value is not None:
+                value = value.float().cpu().numpy()
+                answer.setdefault(name, np.empty((len(cases.user), *value.shape[1:]), np.float32))[rows] = value
+
+        for rows, batch in self.batches(cases):
+            output = self.forward(batch.histories, batch.time)
+            if output.domain_interest is not None:
+                put(rows, "interest", output.domain_interest)
+                put(rows, "future", output.future_interest[:, columns])
+                put(rows, "change_rate", output.change_rate)
+                put(rows, "concentration", output.concentration[:, columns])
+            if output.intensity is not None:
+                put(rows, "intensity", output.intensity[:, columns])
+                put(rows, "intensity_dispersion", output.intensity_dispersion[:, columns])
+        return answer
+
+    def completion(self, cases: CompletionCases) -> np.ndarray:
+        """Shares of the hidden half, `(Q, K)`."""
+        answer = np.empty((len(cases.user), self.model.config.num_domains), dtype=np.float32)
+        for rows, batch in self.batches(cases):
+            answer[rows] = self.forward(batch.histories, batch.time).domain_interest.float().cpu().numpy()
+        return answer
+
+    def _candidates(self, cases: OverallCases, field: str) -> np.ndarray:
+        answer = np.empty(len(cases.user), dtype=np.float32)
+        for rows, batch in self.batches(cases):
+            candidates = torch.from_numpy(batch.item.astype(np.int64))[:, None]
+            answer[rows] = (
+                self.forward(batch.histories, batch.time, candidates=candidates)[field][:, 0].float().cpu().numpy()
+            )
+        return answer
+
+    def overall(self, cases: OverallCases) -> np.ndarray:
+        """Log-odds of overall interest in one item per case, `(Q,)`."""
+        return self._candidates(cases, "logits")
+
+    def ratings(self, cases: OverallCases) -> np.ndarray:
+        """Predicted values of one item per case, `(Q,)`.
+
+        Raises:
+            ValueError: a model without values.
+        """
+        if self.model.rating_head is None:
+            raise ValueError("the model predicts no ratings: it was trained without values")
+        return self._candidates(cases, "ratings")
+
+
+__all__ = ["ModelPredictor"]

@@ -1,0 +1,111 @@
+"""What a fine-tuning can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+from ..modeling_interest import BUNDLED_BACKBONE
+
+
+TUNINGS = ("frozen", "lora", "top-layers", "full")
+
+
+@dataclass
+class InterestTrainingArguments(TrainingArguments):
+    """[`TrainingArguments`] with the defaults of interest training, and what a run needs beside them."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of the checkpoint."})
+    data: str | None = field(default=None, metadata={"help": "Interest dataset, from `interest-lm prepare`."})
+    backbone: str = field(default=BUNDLED_BACKBONE, metadata={"help": "Text encoder or decoder: Hub id or folder."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an existing output folder."})
+    tuning: str = field(
+        default="lora", metadata={"help": f"What of the text tower trains: one of {', '.join(TUNINGS)}."}
+    )
+    max_minutes: float = field(
+        default=0.0, metadata={"help": "Time budget in minutes for texts, training and validation; 0: none."}
+    )
+    hidden_size: int = field(default=128, metadata={"help": "Interest width D."})
+    num_hidden_layers: int = field(default=2, metadata={"help": "Layers of the history encoder."})
+    num_attention_heads: int = field(default=2, metadata={"help": "Heads of the history encoder."})
+    intermediate_size: int = field(default=256, metadata={"help": "Width of its SwiGLU."})
+    hidden_dropout: float = field(default=0.2, metadata={"help": "Dropout on events and residual branches."})
+    item_id_dropout: float = field(
+        default=0.1, metadata={"help": "Share of items without their own vector in a batch."}
+    )
+    use_item_ids: bool = field(default=True, metadata={"help": "Known items have a vector of their own."})
+    use_text: bool = field(default=True, metadata={"help": "Item vectors see the text."})
+    max_history: int = field(default=200, metadata={"help": "Events that the encoder sees; slots of a packed row."})
+    max_text_tokens: int = field(default=48, metadata={"help": "Tokens per text."})
+    horizons: list[float] | None = field(default=None, metadata={"help": "Forecast horizons; default: from the log."})
+    horizon_unit: str | None = field(default=None, metadata={"help": "days or events; default: from the log."})
+    reference_horizon: float | None = field(default=None, metadata={"help": "W; default: the longest horizon."})
+    task_weights: str | None = field(
+        default=None, metadata={"help": "Lambdas as task=weight, comma-separated; 0 switches a task off."}
+    )
+    task_weighting: str = field(default="fixed", metadata={"help": "fixed or uncertainty."})
+    cuts_per_row: int = field(default=4, metadata={"help": "Queries per packed row for future and intensity."})
+    completions_per_row: float = field(default=0.25, metadata={"help": "Half-hidden histories per packed row."})
+    sampled_items: int = field(default=4096, metadata={"help": "Items per step where the catalogue is large."})
+    full_softmax_items: int = field(default=20000, metadata={"help": "Largest catalogue ranked whole in every step."})
+    prior_steps: int = field(default=120, metadata={"help": "Steps that fit the statistical prior before training."})
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the LoRA matrices."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the LoRA matrices."})
+    live_texts: int = field(
+        default=24, metadata={"help": "Texts per step through the text tower; the others are cached."}
+    )
+    text_learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate of the text tower."})
+    evaluations: int = field(default=8, metadata={"help": "Validations per run, where eval_steps is not given."})
+    patience: int = field(default=3, metadata={"help": "Validations without a better one that end the run; 0: never."})
+    max_eval_users: int = field(default=1000, metadata={"help": "Users in a validation."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Folder that keeps text vectors across runs."})
+    baselines: str = field(
+        default="short", metadata={"help": "Baselines of the closing evaluation: all, short or none."}
+    )
+
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Second AdamW beta."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up: steps, or a share below 1."})
+    num_train_epochs: float = field(
+        default=0.0, metadata={"help": "Passes over the events; 0: derived from their number."}
+    )
+    per_device_train_batch_size: int = field(
+        default=0, metadata={"help": "Packed rows per step; 0: derived from the log."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Kept False: batches are made by the collator."}
+    )
+    logging_steps: float = field(default=50, metadata={"help": "Steps between progress lines."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    bf16: bool = field(default=True, metadata={"help": "bfloat16 autocast."})
+
+    def __post_init__(self):
+        if self.tuning not in TUNINGS:
+            raise ValueError(f"`tuning` is {self.tuning!r}, expected one of {', '.join(TUNINGS)}")
+        if self.max_minutes < 0:
+            raise ValueError(f"`max_minutes` is {self.max_minutes}, expected 0 or more")
+        if not torch.cuda.is_available():
+            self.use_cpu = True
+        self.report_to = self.report_to or "none"
+        super().__post_init__()
+
+    def lambdas(self) -> dict[str, float] | None:
+        """`task_weights` as a dictionary.
+
+        Raises:
+            ValueError: an entry that is not `task=weight`.
+        """
+        if not self.task_weights:
+            return None
+        weights = {}
+        for entry in self.task_weights.split(","):
+            task, _, weight = entry.partition("=")
+            try:
+                weights[task.strip()] = float(weight)
+            except ValueError:
+                raise ValueError(f"`task_weights` has {entry!r}, expected task=weight") from None
+        return weights

@@ -1,0 +1,299 @@
+"""Training batches: packed rows of whole histories, cuts with their labels, half-hidden histories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..data.labels import count_nodes, future_counts, overall_labels, training_limit
+from ..recommendation.log_tensors import LogTensors
+
+
+class PackedRows(Dataset):
+    """Rows of `length` event positions: users in a random order, one after the other, cut where a row is full.
+
+    Every training event stands in exactly one row of each epoch and no slot is empty but at the end, so all batches have
+    one shape. What a cut leaves behind travels as counts, and the next event across it is still a target.
+
+    Args:
+        tensors ([`LogTensors`]): the log.
+        length (`int`): slots per row, T.
+        seed (`int`, *optional*, defaults to 0): rows of epoch `e` depend on `(seed, e)` only.
+    """
+
+    def __init__(self, tensors: LogTensors, length: int, seed: int = 0):
+        log = tensors.log
+        self.length, self.seed, self.epoch = length, seed, 0
+        self.first = log.offsets[:-1]
+        self.last, _ = training_limit(log)
+        self.users = np.flatnonzero(self.last - self.first >= 2)
+        if not len(self.users):
+            raise ValueError("nobody has two training events, expected at least one user with two")
+        self.num_slots = int((self.last - self.first)[self.users].sum())
+        self.events: np.ndarray | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.events = epoch, None
+
+    def __len__(self) -> int:
+        return -(-self.num_slots // self.length)
+
+    def __getitem__(self, row: int) -> tuple[int, int, np.ndarray]:
+        if self.events is None:
+            random = np.random.default_rng((self.seed, self.epoch))
+            users = random.permutation(self.users)
+            lengths = (self.last - self.first)[users]
+            stops = np.cumsum(lengths)
+            events = np.repeat(self.first[users] - (stops - lengths), lengths) + np.arange(stops[-1])
+            # a turn by a random number of slots: no user is always cut at the same place
+            events = np.roll(events, random.integers(self.length))
+            self.events = np.full(len(self) * self.length, -1, dtype=np.int64)
+            self.events[: len(events)] = events
+            self.events = self.events.reshape(len(self), self.length)
+        return self.epoch, row, self.events[row]
+
+
+@dataclass
+class BatchBuilder:
+    """Collates packed rows into the inputs of [`InterestModel.forward`], labels included.
+
+    Args:
+        tensors ([`LogTensors`]): the log.
+        rows ([`PackedRows`]): where rows come from.
+        cuts (`int`): queries per row for future, intensity and next item after a pause; 0 switches them off.
+        completions (`float`): half-hidden histories per packed row; 0 switches them off.
+        sampled_items (`int`): size of the item table where the catalogue is larger than `full_softmax_items`.
+        full_softmax_items (`int`): largest catalogue that every step ranks whole.
+        live_texts (`int`): texts per batch that the text tower encodes anew (LoRA and the like); the others are cached.
+        seed (`int`): cuts and samples depend on `(seed, epoch, first row)` only, so a resumed run sees the same batches.
+    """
+
+    tensors: LogTensors
+    rows: PackedRows
+    cuts: int = 4
+    completions: float = 0.25
+    sampled_items: int = 4096
+    full_softmax_items: int = 20000
+    live_texts: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        log = self.tensors.log
+        self.log, self.config = log, self.tensors.config
+        self.last_event, self.limit_time = training_limit(log)
+        self.trained = np.zeros(log.num_events, dtype=bool)
+        for_user = self.last_event[log.user]
+        self.trained = np.arange(log.num_events) < for_user
+        counts = np.bincount(log.item[self.trained & (log.item >= 0)], minlength=log.num_items)
+        self.catalogue = np.flatnonzero(counts > 0)
+        self.sample_chance = counts[self.catalogue] ** 0.75 / (counts[self.catalogue] ** 0.75).sum()
+        self.event_chance = counts[self.catalogue] / counts.sum()
+        self.overall = overall_labels(log) if log.value is not None else None
+        if self.overall is not None and not np.isfinite(self.overall[self.trained]).any():
+            self.overall = None
+        self.domains = bool(self.config.domains)
+
+    @property
+    def full_softmax(self) -> bool:
+        return len(self.catalogue) <= self.full_softmax_items
+
+    def __call__(self, samples: list[tuple[int, int, np.ndarray]]) -> dict[str, torch.Tensor]:
+        epoch, first_row, _ = samples[0]
+        random = np.random.default_rng((self.seed, epoch, first_row, 1))
+        events = np.stack([row for _, _, row in samples])
+        packed = len(events)
+        user = np.where(events >= 0, self.log.user[np.maximum(events, 0)], -1)
+        segments = np.concatenate([np.zeros((packed, 1), np.int64), (np.diff(user) != 0).cumsum(1)], 1)
+        following = np.where(events >= 0, events + 1, 0)
+        has_next = (events >= 0) & (following < self.last_event[np.maximum(user, 0)])
+        following = np.where(has_next, following, 0)
+        targets = np.where(has_next, self.log.item[following], -1)
+        half = self._half_hidden(random, round(packed * self.completions)) if self.domains else None
+        if half is not None:
+            events = np.concatenate([events, half["events"]])
+            segments = np.concatenate([segments, np.zeros_like(half["events"])])
+            targets = np.concatenate([targets, np.full_like(half["events"], -1)])
+        batch = self.tensors.histories(events)
+        batch["segment_ids"] = torch.from_numpy(segments)
+        cuts = self._cuts(random, events[:packed], segments[:packed], user)
+        batch |= self._queries(cuts, half, packed)
+        table, row_of = self._items(random, events, targets, batch)
+        batch |= self.tensors.items(table)
+        for name in ("history", "ranking_targets", "cut_targets"):
+            values = torch.from_numpy(targets) if name == "ranking_targets" else batch.get(name)
+            if values is not None:
+                batch[name] = torch.where(values >= 0, row_of[values.clamp(min=0)], values)
+        if self.tensors.popularity is not None:
+            batch["feature_index"] = torch.from_numpy(
+                self.tensors.popularity.index(batch["history_times"].numpy().ravel()).reshape(events.shape)
+            )
+        self._position_labels(batch, has_next, following, len(events))
+        if self.live_texts:
+            batch |= self._live(random, batch)
+        return batch
+
+    def _position_labels(self, batch, has_next, following, rows) -> None:
+        for name, values in (("overall_labels", self.overall), ("rating_labels", self.log.value)):
+            if values is not None and (name == "overall_labels" or self.config.use_values):
+                labels = np.full((rows, has_next.shape[1]), np.nan, dtype=np.float32)
+                labels[: len(has_next)] = np.where(has_next, values[following], np.nan)
+                batch[name] = torch.from_numpy(labels)
+
+    def _cuts(self, random, events, segments, user) -> dict[str, np.ndarray]:
+        """Rows, positions and moments of the queries. Two thirds fall at any moment, the rest right after an event."""
+        count = len(events) * self.cuts
+        row = np.repeat(np.arange(len(events)), self.cuts)
+        column = random.integers(events.shape[1], size=count)
+        keep = events[row, column] >= 0
+        row, column = row[keep], column[keep]
+        time = self.log.timestamp
+        same = (segments[row] == segments[row, column][:, None]) & (events[row] >= 0)
+        if self.limit_time is not None and self.config.horizon_unit == "days":
+            index = np.arange(events.shape[1])
+            start = np.where(same, index, events.shape[1]).min(1)
+            stop = np.where(same, index, -1).max(1)
+            after = self._next_time(events[row, stop], user[row, column])
+            latest = np.minimum(after, self.limit_time - round(self.config.horizons[0] * 86400))
+            earliest = time[events[row, start]] + 1
+            moment = earliest + (random.random(len(row)) * np.maximum(latest - earliest, 1)).astype(np.int64)
+            anywhere = (random.random(len(row)) < 0.67) & (latest > earliest)
+            last_before = (same & (time[np.maximum(events[row], 0)] < moment[:, None])).sum(1) + start - 1
+            column = np.where(anywhere, last_before, column)
+        else:
+            anywhere, moment = np.zeros(len(row), dtype=bool), np.zeros(len(row), dtype=np.int64)
+        here = time[events[row, column]]
+        following = self._next_time(events[row, column], user[row, column])
+        pause = np.maximum(following - here - 1, 0)
+        soon = here + 1 + (random.random(len(row)) * pause).astype(np.int64)
+        moment = np.where(anywhere, moment, soon)
+        # between two distinct timestamps: the history is everything strictly before the moment
+        keep = (moment > here) & (moment <= np.maximum(following, here + 1)) & (following > here)
+        return {
+            "row": row[keep],
+            "position": column[keep],
+            "time": moment[keep],
+            "user": user[row, column][keep],
+            "event": events[row, column][keep],
+            "start": events[row, np.argmax(same, 1)][keep],
+        }
+
+    def _next_time(self, event: np.ndarray, user: np.ndarray) -> np.ndarray:
+        """When the user's next training event happens; the end of training, or just after the last one, where none does."""
+        more = event + 1 < self.last_event[user]
+        end = self.log.timestamp[event] + 1 if self.limit_time is None else np.full(len(event), self.limit_time)
+        return np.where(more, self.log.timestamp[np.where(more, event + 1, 0)], end)
+
+    def _half_hidden(self, random, count: int) -> dict[str, np.ndarray] | None:
+        """Histories of which a random half is hidden: what is seen, and the hidden counts."""
+        if not count:
+            return None
+        first, last = self.rows.first, self.rows.last
+        users = random.choice(self.rows.users, count)
+        stop = first[users] + 2 + (random.random(count) * (last[users] - first[users] - 1)).astype(np.int64)
+        stop = np.minimum(stop, last[users])
+        events = np.full((count, self.rows.length), -1, dtype=np.int64)
+        older, hidden = (np.zeros((count, len(self.log.tree)), np.float32) for _ in range(2))
+        older_events = np.zeros(count, np.float32)
+        for row in range(count):
+            order = random.permutation(np.arange(first[users[row]], stop[row]))
+            seen, unseen = np.sort(order[len(order) // 2 :]), order[: len(order) // 2]
+            kept = seen[-self.rows.length :]
+            events[row, : len(kept)] = kept
+            older_events[row] = len(seen) - len(kept)
+            for target, part in ((older, seen[: -len(kept)]), (hidden, unseen)):
+                items = self.log.item[part]
+                target[row] = np.asarray(self.log.item_nodes[items[items >= 0]].sum(0))[0]
+        pause = self._next_time(stop - 1, users) - self.log.timestamp[stop - 1]
+        moment = self.log.timestamp[stop - 1] + (random.random(count) * np.maximum(pause, 1)).astype(np.int64)
+        return {
+            "events": events,
+            "user": users,
+            "time": moment,
+            "older": older,
+            "hidden": hidden,
+            "older_events": older_events,
+            "position": (events >= 0).sum(1) - 1,
+        }
+
+    def _queries(self, cuts, half, packed: int) -> dict[str, torch.Tensor]:
+        log, config = self.log, self.config
+        fields = {name: [cuts[name]] for name in ("row", "position", "time", "user")}
+        first_event = [log.offsets[cuts["user"]]]
+        if half is not None:
+            fields["row"].append(packed + np.arange(len(half["user"])))
+            for name in ("position", "time", "user"):
+                fields[name].append(half[name])
+            first_event.append(log.offsets[half["user"]])
+        row, position, time, user = (np.concatenate(fields[name]) for name in ("row", "position", "time", "user"))
+        first = np.concatenate(first_event)
+        number = len(cuts["row"])
+        batch = {
+            "cut_rows": row,
+            "cut_positions": position,
+            "query_times": time,
+            "history_days": ((time - log.timestamp[first]) / self.tensors.seconds_per_unit).astype(np.float32),
+        }
+        older_events = np.zeros(len(row), np.float32)
+        older_events[:number] = cuts["start"] - log.offsets[cuts["user"]]
+        if half is not None:
+            older_events[number:] = half["older_events"]
+        batch["history_events"] = older_events
+        if self.domains:
+            older = np.zeros((len(row), len(log.tree)), np.float32)
+            older[:number] = count_nodes(log, log.offsets[cuts["user"]], cuts["start"])
+            hidden = np.full_like(older, np.nan)
+            if half is not None:
+                older[number:], hidden[number:] = half["older"], half["hidden"]
+            batch |= {"history_counts": older, "completion_counts": hidden}
+            batch["population_shares"] = self.tensors.population.shares(time)
+        if self.tensors.popularity is not None:
+            batch["cut_feature_index"] = self.tensors.popularity.index(time)
+        if number:
+            future = future_counts(
+                log, cuts["user"], cuts["time"], config.horizons, config.horizon_unit, self.last_event, self.limit_time
+            )
+            shape = len(row), len(config.horizons)
+            mask, totals = np.zeros(shape, bool), np.zeros(shape, np.float32)
+            mask[:number], totals[:number] = future.mask, future.totals
+            batch |= {"future_mask": mask, "intensity_counts": totals}
+            if self.domains:
+                batch["future_counts"] = np.zeros((*shape, len(log.tree)), np.float32)
+                batch["future_counts"][:number] = future.counts
+            following = cuts["event"] + 1
+            more = following < self.last_event[cuts["user"]]
+            batch["cut_targets"] = np.full(len(row), -1, np.int64)
+            batch["cut_targets"][:number] = np.where(more, log.item[np.where(more, following, 0)], -1)
+        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()}
+
+    def _items(self, random, events, targets, batch) -> tuple[np.ndarray, torch.Tensor]:
+        """Item positions of the table, and the row of every item in it."""
+        if self.full_softmax:
+            table = self.catalogue
+        else:
+            history = self.log.item[events[events >= 0]]
+            present = np.unique(np.concatenate([history[history >= 0], targets[targets >= 0]]))
+            extra = max(self.sampled_items - len(present), self.sampled_items // 4)
+            drawn = random.choice(self.catalogue, extra, p=self.sample_chance)
+            table = np.union1d(present, drawn)
+            number = np.count_nonzero(targets >= 0)
+            stays_out = number * np.log1p(-self.event_chance) + extra * np.log1p(-self.sample_chance)
+            inclusion = np.zeros(self.log.num_items)
+            inclusion[self.catalogue] = np.log(-np.expm1(np.minimum(stays_out, -1e-12)))
+            batch["ranking_log_inclusion"] = torch.from_numpy(inclusion[table].astype(np.float32))
+        row_of = torch.zeros(self.log.num_items, dtype=torch.int64)
+        row_of[torch.from_numpy(table)] = torch.arange(len(table))
+        return table, row_of
+
+    def _live(self, random, batch) -> dict[str, torch.Tensor]:
+        """Tokens of some texts of the batch, targets and history first."""
+        used = batch["item_text_index"][batch["history"][batch["history"] >= 0]]
+        if "history_text" in batch:
+            used = torch.cat([used, batch["history_text"][batch["history_text"] >= 0]])
+        used = used.unique().numpy()
+        live = np.sort(random.choice(used, min(self.live_texts, len(used)), replace=False))
+        tokens = self.tensors.processor.tokenize([self.tensors.sentences[row] for row in live])
+        return tokens | {"item_live_index": torch.from_numpy(live)}

@@ -1,0 +1,39 @@
+"""What a log tells about the model it needs: values, places, actions, horizons."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..data.inspect import suggest_horizons
+from ..data.log import TRAIN, InterestLog
+
+
+def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None) -> dict:
+    """Arguments of [`InterestConfig`] that follow from a log."""
+    horizons, unit, reference = suggest_horizons(log)
+    train = log.split == TRAIN
+    settings: dict = {
+        "horizons": horizons,
+        "horizon_unit": unit,
+        "reference_horizon": reference,
+        "time_unit": log.facts["time"],
+        "use_place": log.place is not None,
+        "use_event_text": log.text is not None,
+        "actions": list(log.actions) or None,
+        "domains": log.tree,
+    }
+    if log.value is not None:
+        values = log.value[train & np.isfinite(log.value)]
+        if len(values) and values.std() > 0:
+            settings |= {"use_values": True, "value_mean": float(values.mean()), "value_std": float(values.std())}
+    if log.facts["time"] == "seconds":
+        span = max(log.timestamp[train].max(initial=0) - log.timestamp[train].min(initial=0), 1) / 86400
+        settings["half_lives_days"] = list(half_life_days or (span / 100, span / 25, span / 6))
+    return settings
+
+
+def known_items(log: InterestLog, min_events: int = 1) -> list[str]:
+    """Ids of the items that training saw at least `min_events` times, the most common first."""
+    counts = np.bincount(log.item[(log.split == TRAIN) & (log.item >= 0)], minlength=log.num_items)
+    order = np.argsort(-counts, kind="stable")
+    return [str(item_id) for item_id in log.item_ids[order[counts[order] >= min_events]]]

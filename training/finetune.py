@@ -1,0 +1,49 @@
+"""`accelerate launch -m interest_lm.training.finetune [config.yaml] --data DIR --output_dir OUT [...]`."""
+
+from __future__ import annotations
+
+import sys
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser
+
+from .arguments import InterestTrainingArguments
+from .run import train
+
+
+def parse(argv: list[str]) -> InterestTrainingArguments:
+    """Arguments from an optional YAML file first, then flags, which win.
+
+    Raises:
+        ValueError: an unreadable file or an unknown key.
+    """
+    parser = HfArgumentParser(InterestTrainingArguments)
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        file, argv = argv[0], argv[1:]
+        try:
+            with open(file, encoding="utf-8") as stream:
+                defaults = yaml.safe_load(stream) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"{file}: {error}".splitlines()[0]) from None
+        if not isinstance(defaults, dict):
+            raise ValueError(f"{file}: expected `name: value` lines")
+        unknown = sorted(set(defaults) - set(InterestTrainingArguments.__dataclass_fields__))
+        if unknown:
+            raise ValueError(f"{file}: unknown argument {unknown[0]!r}")
+        parser.set_defaults(**defaults)
+    return parser.parse_args_into_dataclasses(argv)[0]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains; one line and exit status 2 for input that cannot be used, 130 after an interruption."""
+    try:
+        outcome = train(parse(sys.argv[1:] if argv is None else argv))
+    except (ValueError, StrictDataclassError, FileNotFoundError) as error:
+        print(f"error: {str(error).strip().splitlines()[-1].strip()}", file=sys.stderr)
+        return 2
+    return 130 if outcome["training"]["interrupted"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The figures on validation that a run is steered by."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..data.log import InterestLog
+from ..evaluation.cases import completion_cases, forecast_cases, ranking_cases, sample_users, take
+from ..evaluation.folds import fold
+from ..evaluation.metrics.forecast import forecast_values
+from ..evaluation.predict import ModelPredictor
+from ..evaluation.ranking import place_targets
+
+
+class Validation:
+    """NDCG@10 of the next item, cross-entropies of future and completion at the leaves, on the validation split.
+
+    They are joined into `objective`: log NDCG@10 minus both cross-entropies (nats each), higher is better.
+    """
+
+    def __init__(
+        self, log: InterestLog, horizons: list[float], unit: str, reference: float, max_users: int, seed: int = 0
+    ):
+        self.log = log
+        self.fold = fold(log, "validation") if (log.split == 1).any() else None
+        if self.fold is None:
+            return
+        users = sample_users(log, max_users, seed)
+        self.filtered = log.facts.get("repeat_rate", 0.0) < 0.01
+        cases = ranking_cases(log, self.fold, users)
+        if len(cases.user) > max_users:
+            chosen = np.random.default_rng(seed).permutation(len(cases.user))[:max_users]
+            cases = take(cases, np.sort(chosen))
+        self.ranking = cases
+        self.leaves = np.flatnonzero(log.tree.is_leaf) if log.tree is not None else None
+        self.forecast = self.completion = None
+        if self.leaves is not None:
+            self.forecast = forecast_cases(log, self.fold, horizons, unit, reference, users)
+            self.completion = completion_cases(log, self.fold, users, seed)
+
+    def __call__(self, predictor: ModelPredictor) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        if self.fold is None:
+            return figures
+        objective = 0.0
+        if len(self.ranking.user):
+            counted, values = place_targets(self.log, self.ranking, predictor).values(self.filtered)
+            if counted.any():
+                figures["ndcg@10"] = float(values["ndcg@10"][counted].mean())
+                objective += math.log(figures["ndcg@10"] + 1e-3)
+        if self.forecast is not None and len(self.forecast.user):
+            future = predictor.forecast(self.forecast)["future"]
+            scores = []
+            for column in range(future.shape[1]):
+                rows = self.forecast.mask[:, column]
+                counts = self.forecast.counts[rows, column][:, self.leaves]
+                if counts.sum():
+                    values = forecast_values(counts, future[rows, column][:, self.leaves])["cross_entropy"]
+                    scores.append(np.nanmean(values))
+            if scores:
+                figures["future_cross_entropy"] = float(np.mean(scores))
+                objective -= figures["future_cross_entropy"]
+        if self.completion is not None and len(self.completion.user):
+            shares = predictor.completion(self.completion)[:, self.leaves]
+            values = forecast_values(self.completion.hidden_counts[:, self.leaves], shares)["cross_entropy"]
+            figures["completion_cross_entropy"] = float(np.nanmean(values))
+            objective -= figures["completion_cross_entropy"]
+        figures["objective"] = objective
+        return figures
