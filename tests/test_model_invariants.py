@@ -1,0 +1,379 @@
+"""What must hold of every model, on both kinds of text backbone: the invariants of transformers' common tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from interest_lm import InterestConfig, InterestModel, InterestProcessor
+from interest_lm.taxonomy_interest import DomainTree
+
+
+TREE = DomainTree.from_paths(
+    [[["Film", "Crime"]], [["Film", "Drama"]], [["Film"]], [["Music", "Jazz"]], [["Music", "Rock"]], [["Food"]], []]
+)
+TITLES = ["heat", "casino", "drama film", "jazz album", "rock music", "food bar", "novel"]
+PATHS = [
+    [["Film", "Crime"]],
+    [["Film", "Crime"], ["Film", "Drama"]],
+    [["Film"]],
+    [["Music", "Jazz"]],
+    [["Music"]],
+    [["Food"]],
+    [],
+]
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 2,
+    "max_history": 7,
+    "num_items": 5,
+    "use_values": True,
+    "use_place": True,
+    "value_mean": 3.5,
+    "actions": ["view", "buy"],
+}
+
+
+def event(number: int, day: int, **more) -> dict:
+    return {
+        "title": TITLES[number],
+        "categories": PATHS[number],
+        "item_id": str(number),
+        "timestamp": 1_600_000_000 + 86_400 * day + 3_600 * number,
+        "value": float(number % 5),
+        "latitude": 40.0 + number / 100,
+        "longitude": -74.0,
+        "action": ["view", "buy"][number % 2],
+    } | more
+
+
+HISTORIES = [
+    [event(n % 7, day) for day, n in enumerate([0, 1, 2, 3, 4, 5, 6])],
+    [event(3, 0, text="great love"), event(4, 2), event(3, 5)],
+    [event(5, 1)],
+]
+CANDIDATES = [[{"title": t, "item_id": str(i)} for i, t in enumerate(TITLES[:4])] for _ in HISTORIES]
+
+
+@pytest.fixture(scope="module", params=["tiny_bert", "tiny_llama"])
+def checkpoint(request):
+    """A model whose zero-initialised parts are stirred, so that every part speaks, and its processor."""
+    folder = request.getfixturevalue(request.param)
+    torch.manual_seed(0)
+    model = InterestModel.from_text_pretrained(str(folder), domains=TREE, **SIZES)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("text_model") and float(parameter.abs().sum()) == 0:
+                parameter.normal_(std=0.1)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return model.eval(), InterestProcessor.from_model(model, tokenizer, item_ids=[str(n) for n in range(5)])
+
+
+def run(checkpoint, histories=HISTORIES, candidates=CANDIDATES, model=None, **more):
+    own, processor = checkpoint
+    with torch.no_grad():
+        return (model or own)(**processor(histories=histories, candidates=candidates), **more)
+
+
+FIELDS = (
+    "logits",
+    "ranking_scores",
+    "user_embeds",
+    "domain_embeds",
+    "domain_interest",
+    "change_rate",
+    "future_interest",
+    "concentration",
+    "intensity",
+    "ratings",
+)
+
+
+def assert_same(first, second, rows=slice(None), atol=1e-5):
+    for field in FIELDS:
+        torch.testing.assert_close(
+            first[field][rows], second[field], atol=atol, rtol=1e-4, msg=lambda m, f=field: f"{f}: {m}"
+        )
+
+
+def test_pooling_follows_the_backbone(checkpoint):
+    model, _ = checkpoint
+    assert model.config.text_pooling == ("last" if model.config.text_config.model_type == "llama" else "mean")
+
+
+def test_outputs_have_their_documented_shapes(checkpoint):
+    output = run(checkpoint)
+    users, candidates, domains, horizons, width = 3, 4, len(TREE), 3, 32
+    shapes = {
+        "logits": (users, candidates),
+        "ranking_scores": (users, candidates),
+        "user_embeds": (users, width),
+        "domain_embeds": (users, domains, width),
+        "domain_interest": (users, domains),
+        "change_rate": (users, domains),
+        "overall_change": (users,),
+        "future_interest": (users, horizons, domains),
+        "concentration": (users, horizons, domains),
+        "intensity": (users, horizons),
+        "ratings": (users, candidates),
+        "last_hidden_state": (users, 7, width),
+    }
+    for field, shape in shapes.items():
+        assert tuple(output[field].shape) == shape, field
+        assert torch.isfinite(output[field]).all(), field
+    assert output.loss is None
+
+
+def test_save_and_load_equal(checkpoint, tmp_path):
+    model, processor = checkpoint
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert not loaded.training
+    assert {n for n, _ in loaded.named_parameters()} == {n for n, _ in model.named_parameters()}
+    for (name, value), (_, other) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+        torch.testing.assert_close(value, other, msg=name)
+    again = InterestProcessor.from_pretrained(tmp_path)
+    assert again.item_ids == processor.item_ids and again.domains == processor.domains
+    assert_same(run(checkpoint), run((loaded, again)), atol=0)
+
+
+def test_config_round_trip(checkpoint, tmp_path):
+    config = checkpoint[0].config
+    config.save_pretrained(tmp_path)
+    assert InterestConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_a_model_made_from_a_config_has_no_garbage(checkpoint, tmp_path):
+    config = checkpoint[0].config
+    fresh = InterestModel(config)
+    for name, value in fresh.state_dict().items():
+        assert torch.isfinite(value.float()).all() and value.float().abs().max() < 1e4, name
+    # a checkpoint without the heads' weights: a load on the meta device fills every one of them
+    state = {k: v for k, v in fresh.state_dict().items() if k.startswith("text_model") or "." not in k}
+    buffers = {k: v for k, v in fresh.named_buffers()}
+    fresh.save_pretrained(tmp_path, state_dict=state | buffers)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    for name, value in loaded.state_dict().items():
+        assert torch.isfinite(value.float()).all() and value.float().abs().max() < 1e4, name
+    assert float(loaded.ranking_head.log_temperature.detach().abs().sum()) == 0
+
+
+def test_a_batch_equals_its_rows(checkpoint):
+    whole = run(checkpoint)
+    for row in range(3):
+        single = run(checkpoint, HISTORIES[row : row + 1], CANDIDATES[row : row + 1])
+        assert_same(whole, single, rows=slice(row, row + 1))
+
+
+def test_padding_changes_nothing(checkpoint):
+    model, processor = checkpoint
+    batch = processor(histories=HISTORIES, candidates=CANDIDATES)
+    padded = dict(batch)
+    for name, fill in (("history", -1), ("history_times", 0), ("history_text", -1), ("history_actions", -1)):
+        padded[name] = torch.nn.functional.pad(batch[name], (0, 2), value=fill)
+    padded["history_values"] = torch.nn.functional.pad(batch["history_values"], (0, 2), value=torch.nan)
+    padded["history_places"] = torch.nn.functional.pad(batch["history_places"], (0, 0, 0, 2), value=torch.nan)
+    with torch.no_grad():
+        assert_same(model(**batch), model(**padded))
+
+
+def test_packed_rows_equal_separate_ones(checkpoint):
+    """Three users in one row under segment ids answer as in three rows, but for rotary offsets, which are relative."""
+    model, processor = checkpoint
+    batch = dict(processor(histories=HISTORIES))
+    filled = batch["history"] != -1
+    packed = {
+        k: v
+        for k, v in batch.items()
+        if not k.startswith("history") or k in ("history_counts", "history_events", "history_days")
+    }
+    for name in ("history", "history_times", "history_text", "history_values", "history_actions", "history_places"):
+        packed[name] = batch[name][filled][None]
+    segments = torch.arange(3)[:, None].expand_as(filled)[filled][None]
+    ends = filled.sum(1).cumsum(0) - 1
+    with torch.no_grad():
+        first = model(**batch)
+        second = model(**packed, segment_ids=segments, cut_rows=torch.zeros(3, dtype=torch.int64), cut_positions=ends)
+    for field in ("user_embeds", "domain_interest", "future_interest", "intensity"):
+        torch.testing.assert_close(first[field], second[field], atol=1e-5, rtol=1e-4)
+
+
+def test_eager_equals_sdpa(checkpoint):
+    model, _ = checkpoint
+    before = run(checkpoint)
+    original = model.config._attn_implementation
+    assert original == "sdpa"
+    try:
+        model.config._attn_implementation = "eager"
+        assert_same(before, run(checkpoint))
+    finally:
+        model.config._attn_implementation = original
+
+
+def test_bfloat16_is_near(checkpoint):
+    full = run(checkpoint)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = run(checkpoint)
+    for field in ("domain_interest", "future_interest", "change_rate"):
+        torch.testing.assert_close(full[field], low[field].float(), atol=0.03, rtol=0.05)
+    top = TREE.depth == 0
+    torch.testing.assert_close(low.future_interest[..., top].sum(-1), torch.ones(3, 3), atol=1e-5, rtol=0)
+
+
+def test_gradient_checkpointing_equals(checkpoint):
+    model, processor = checkpoint
+    batch = processor(histories=HISTORIES)
+    targets = batch["history"].roll(-1, 1)
+    gradients = []
+    for on in (False, True):
+        model.zero_grad()
+        model.train()
+        if on:
+            model.activation_checkpointing_enable()
+        torch.manual_seed(1)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.item_tower.id_dropout = 0.0
+        model(**batch, ranking_targets=targets).loss.backward()
+        gradients.append(model.history_encoder.layers[0].query_key_value.weight.grad.clone())
+        model.activation_checkpointing_disable()
+        model.eval()
+    model.zero_grad()
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_states_are_causal(checkpoint):
+    model, processor = checkpoint
+    batch = dict(processor(histories=HISTORIES[:1]))
+    changed = dict(batch)
+    changed["history"] = batch["history"].clone()
+    changed["history"][0, 4] = 0
+    changed["history_values"] = batch["history_values"].clone()
+    changed["history_values"][0, 4] = 9.0
+    with torch.no_grad():
+        first, second = model(**batch).last_hidden_state, model(**changed).last_hidden_state
+    torch.testing.assert_close(first[:, :4], second[:, :4], atol=0, rtol=0)
+    assert (first[:, 4:] - second[:, 4:]).abs().max() > 1e-4
+
+
+def test_older_events_travel_as_counts(checkpoint):
+    """Events beyond the band change the answer through their counts alone: the same counts of other events, the same answer."""
+    model, processor = checkpoint
+    longer = [event(3, -9), event(0, -8), *HISTORIES[0]]
+    swapped = [event(0, -9), event(3, -8), *HISTORIES[0]]
+    first = run(checkpoint, [longer], CANDIDATES[:1])
+    second = run(checkpoint, [swapped], CANDIDATES[:1])
+    without = run(checkpoint, HISTORIES[:1], CANDIDATES[:1])
+    torch.testing.assert_close(first.domain_interest, second.domain_interest, atol=1e-6, rtol=0)
+    assert (first.domain_interest - without.domain_interest).abs().max() > 1e-3
+
+
+def test_an_empty_history_is_answered_with_the_population(checkpoint):
+    model, _ = checkpoint
+    shares = torch.rand(len(TREE))
+    shares = torch.from_numpy(TREE_SUMS(shares.numpy()))
+    old = model.population.shares.clone()
+    model.population.shares.copy_(shares.expand(2, -1))
+    try:
+        output = run(checkpoint, [[], HISTORIES[1]], [CANDIDATES[0], CANDIDATES[1]])
+        alone = run(checkpoint, [[]], CANDIDATES[:1])
+    finally:
+        model.population.shares.copy_(old)
+    torch.testing.assert_close(output.domain_interest[0], shares.float(), atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(output.domain_interest[0], alone.domain_interest[0])
+    assert torch.isfinite(output.ranking_scores).all()
+
+
+def TREE_SUMS(leaves):
+    """Shares whose parents are the sum of their leaves, top sum 1."""
+    import numpy as np
+
+    shares = np.where(TREE.is_leaf, leaves + 0.1, 0.0)
+    for node in np.argsort(-TREE.depth, kind="stable"):
+        if TREE.parent[node] >= 0:
+            shares[TREE.parent[node]] += shares[node]
+    return shares / shares[TREE.depth == 0].sum()
+
+
+def test_every_trainable_part_gets_a_gradient(checkpoint):
+    model, processor = checkpoint
+    batch = processor(histories=HISTORIES)
+    users, domains = 3, len(TREE)
+    model.train()
+    model.zero_grad()
+    output = model(
+        **batch,
+        ranking_targets=batch["history"].roll(-1, 1),
+        overall_labels=torch.ones(users, 7),
+        rating_labels=torch.rand(users, 7),
+        cut_targets=batch["history"][:, 0],
+        completion_counts=torch.ones(users, domains),
+        future_counts=torch.ones(users, 3, domains),
+        future_mask=torch.ones(users, 3, dtype=torch.bool),
+        intensity_counts=torch.ones(users, 3),
+    )
+    output.loss.backward()
+    model.eval()
+    missing = [name for name, p in model.named_parameters() if p.grad is None]
+    model.zero_grad()
+    assert not missing
+    assert set(output.losses) == {"ranking", "overall", "rating", "completion", "future", "intensity"}
+
+
+def test_a_task_without_labels_contributes_nothing_but_takes_part(checkpoint):
+    model, processor = checkpoint
+    batch = processor(histories=HISTORIES)
+    targets = batch["history"].roll(-1, 1)
+    model.zero_grad()
+    only = model(**batch, ranking_targets=targets)
+    only.loss.backward()
+    assert set(only.losses) == {"ranking"}
+    torch.testing.assert_close(only.loss.detach(), only.losses["ranking"])
+    # DDP waits for every head: its gradient is there, and zero
+    assert float(model.intensity_head.mixture.grad.abs().sum()) == 0
+    assert float(model.overall_head.scale.grad.abs().sum()) == 0
+    model.zero_grad()
+    masked = model(
+        **batch,
+        ranking_targets=targets,
+        future_counts=torch.ones(3, 3, len(TREE)),
+        future_mask=torch.zeros(3, 3, dtype=torch.bool),
+        intensity_counts=torch.ones(3, 3),
+    )
+    torch.testing.assert_close(masked.loss, only.loss)
+
+
+def test_switches(tiny_bert):
+    torch.manual_seed(0)
+    for switch in (
+        "use_text",
+        "use_prior",
+        "use_drift",
+        "use_domain_residual",
+        "use_domain_fusion",
+        "use_popularity",
+        "use_time_bias",
+        "use_calendar",
+    ):
+        model = InterestModel.from_text_pretrained(str(tiny_bert), domains=TREE, **(SIZES | {switch: False}))
+        processor = InterestProcessor.from_model(
+            model, AutoTokenizer.from_pretrained(tiny_bert), [str(n) for n in range(5)]
+        )
+        output = run((model, processor))
+        assert torch.isfinite(output.ranking_scores).all(), switch
+        if switch == "use_drift":
+            assert float(output.change_rate.abs().max()) < 1e-6
+
+
+def test_a_model_without_domains_ranks(tiny_bert):
+    model = InterestModel.from_text_pretrained(str(tiny_bert), **SIZES)
+    processor = InterestProcessor.from_model(
+        model, AutoTokenizer.from_pretrained(tiny_bert), [str(n) for n in range(5)]
+    )
+    output = run((model, processor))
+    assert output.domain_interest is None and output.future_interest is None
+    assert output.ranking_scores.shape == (3, 4)

@@ -1,0 +1,194 @@
+"""The identities of DESIGN 4, on random parameters and inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import dirichlet_multinomial, nbinom
+from transformers import BertConfig
+
+from interest_lm import InterestConfig, InterestModel
+from interest_lm.modeling_interest import FusedSoftmaxLoss, group_log_softmax
+from interest_lm.taxonomy_interest import DomainTree
+
+
+def tree_of(shape: list[int]) -> DomainTree:
+    return DomainTree.from_paths(
+        [
+            [[f"t{top}", *([f"c{child}"] if children > 1 else [])]]
+            for top, children in enumerate(shape)
+            for child in range(children)
+        ]
+    )
+
+
+def stirred_model(shape: list[int], seed: int, **more) -> InterestModel:
+    text = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=30)
+    config = InterestConfig(
+        text_config=text.to_dict(),
+        hidden_size=16,
+        intermediate_size=16,
+        domains=tree_of(shape).nodes,
+        max_history=9,
+        **more,
+    )
+    torch.manual_seed(seed)
+    model = InterestModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("text_model"):
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+def random_batch(model: InterestModel, seed: int, users: int = 3, length: int = 6) -> dict[str, torch.Tensor]:
+    random = np.random.default_rng(seed)
+    tree = DomainTree(model.config.domains)
+    leaves = np.flatnonzero(tree.is_leaf)
+    nodes = np.full((8, tree.num_levels), -1)
+    for item in range(8):
+        node = random.choice(leaves)
+        for depth in range(tree.num_levels):
+            nodes[item, depth] = node
+            node = tree.parent[node]
+            if node < 0:
+                break
+    times = np.sort(random.integers(0, 400 * 86400, (users, length)), 1) + 1_500_000_000
+    return {
+        "history": torch.from_numpy(random.integers(0, 8, (users, length))),
+        "history_times": torch.from_numpy(times),
+        "item_embeds": torch.from_numpy(random.normal(size=(8, 16)).astype(np.float32)),
+        "item_domains": torch.from_numpy(nodes),
+        "item_domain_weights": torch.from_numpy((nodes >= 0).astype(np.float32)),
+        "query_times": torch.from_numpy(times[:, -1] + random.integers(0, 90 * 86400, users)),
+    }
+
+
+@settings(max_examples=20, deadline=None)
+@given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=4), seed=st.integers(0, 10**6))
+def test_sums_and_change_rates_are_exact(shape, seed):
+    model = stirred_model(shape, seed)
+    tree = DomainTree(model.config.domains)
+    with torch.no_grad():
+        output = model(**random_batch(model, seed))
+    p, f, r = output.domain_interest, output.future_interest, output.change_rate
+    top = tree.depth == 0
+    for shares in (p[:, None], f):
+        torch.testing.assert_close(shares[..., top].sum(-1), torch.ones(shares.shape[:-1]), atol=1e-6, rtol=0)
+        for parent in np.flatnonzero(~tree.is_leaf):
+            children = shares[..., tree.parent == parent].sum(-1)
+            torch.testing.assert_close(children, shares[..., parent], atol=1e-6, rtol=0)
+    # strictly inside (-1, 1) but for float32's rounding of tanh
+    assert (r.abs() <= 1).all()
+    reference = model.config.horizons.index(model.config.reference_horizon)
+    moderate = r.abs() < 0.999
+    expected = (p * (1 + r) / (1 - r))[moderate]
+    torch.testing.assert_close(f[:, reference][moderate], expected, atol=1e-5, rtol=1e-3)
+    assert (output.concentration > 0).all() and (output.intensity > 0).all()
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_forecast_starts_at_today(seed):
+    """`f(h) -> p` as `h -> 0`, for any parameters."""
+    model = stirred_model([3, 2], seed)
+    head = model.domain_head
+    with torch.no_grad():
+        head.horizons.copy_(torch.tensor([1e-9, 7.0, 28.0]))
+        output = model(**random_batch(model, seed))
+    torch.testing.assert_close(output.future_interest[:, 0], output.domain_interest, atol=1e-5, rtol=1e-4)
+
+
+def test_before_training_the_forecast_is_the_statistics():
+    """With residuals at zero, p is the Dirichlet posterior of the counts, whatever the network holds."""
+    text = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=30)
+    config = InterestConfig(text_config=text.to_dict(), hidden_size=16, domains=tree_of([1, 1, 1]).nodes)
+    model = InterestModel(config).eval()
+    batch = random_batch(model, 3)
+    with torch.no_grad():
+        output = model(**batch)
+    counts = torch.zeros(3, 3)
+    for user in range(3):
+        for item in batch["history"][user]:
+            counts[user, batch["item_domains"][item, 0]] += 1
+    strength = 5.0
+    expected = (counts + strength / 3) / (counts.sum(1, keepdim=True) + strength)
+    torch.testing.assert_close(output.domain_interest, expected, atol=1e-4, rtol=1e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), kappa=st.floats(0.5, 200))
+def test_dirichlet_multinomial_equals_scipy(seed, kappa):
+    random = np.random.default_rng(seed)
+    model = stirred_model([1, 1, 1, 1], seed)
+    share = random.dirichlet(np.ones(4))
+    counts = random.multinomial(int(random.integers(1, 30)), share).astype(float)
+    loss = model.domain_head.dirichlet_multinomial(
+        torch.tensor(counts[None]), torch.tensor(np.log(share)[None]), torch.full((1, 4), kappa, dtype=torch.float64)
+    )
+    from scipy.special import gammaln
+
+    coefficient = gammaln(counts.sum() + 1) - gammaln(counts + 1).sum()
+    expected = dirichlet_multinomial.logpmf(counts.astype(int), kappa * share, int(counts.sum())) - coefficient
+    assert float(loss) == pytest.approx(-expected, rel=1e-4, abs=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(mean=st.floats(0.05, 50), size=st.floats(0.2, 50), count=st.integers(0, 60))
+def test_negative_binomial_equals_scipy(mean, size, count):
+    model = stirred_model([2], 0, horizons=[1.0], reference_horizon=1.0)
+    output = {"log_mean": torch.tensor([[np.log(mean)]]), "log_size": torch.tensor([[np.log(size)]])}
+    loss = model.intensity_loss(output, torch.tensor([[float(count)]]), torch.ones(1, 1, dtype=torch.bool))
+    assert float(loss) == pytest.approx(-nbinom.logpmf(count, size, size / (size + mean)), rel=1e-3, abs=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), rows=st.integers(1, 40), items=st.integers(2, 30), chunk=st.integers(1, 16))
+def test_fused_softmax_equals_the_plain_one(seed, rows, items, chunk):
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(rows, 8, generator=generator, requires_grad=True)
+    table = torch.randn(items, 8, generator=generator, requires_grad=True)
+    bias = torch.randn(3, items, generator=generator, requires_grad=True)
+    index = torch.randint(0, 3, (rows,), generator=generator)
+    target = torch.randint(0, items, (rows,), generator=generator)
+    inputs = query, table, bias
+    loss = FusedSoftmaxLoss.apply(query, table, bias, index, target, None, torch.float32, chunk)
+    gradients = torch.autograd.grad(2 * loss, inputs)
+    plain = torch.nn.functional.cross_entropy(query @ table.T + bias[index], target)
+    expected = torch.autograd.grad(2 * plain, inputs)
+    torch.testing.assert_close(loss, plain)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_sampled_softmax_estimates_the_full_partition_sum():
+    """With inclusion chances, the mean over many samples of the partition sum is that of the whole catalogue."""
+    generator = torch.Generator().manual_seed(0)
+    query, table = torch.randn(1, 4, generator=generator), torch.randn(50, 4, generator=generator)
+    chance = torch.rand(50, generator=generator) * 0.8 + 0.1
+    full = (query @ table.T).logsumexp(1)
+    sums = []
+    for _ in range(4000):
+        kept = torch.rand(50, generator=generator) < chance
+        kept[7] = True
+        rows = kept.nonzero()[:, 0]
+        own = int((rows == 7).nonzero())
+        loss = FusedSoftmaxLoss.apply(
+            query, table[rows], None, None, torch.tensor([own]), chance[rows].log(), torch.float32, 8
+        )
+        sums.append(float((loss + (query @ table[7])).exp()))
+    assert np.mean(sums) == pytest.approx(float(full.exp()), rel=0.02)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), groups=st.integers(1, 5), nodes=st.integers(1, 12))
+def test_group_log_softmax(seed, groups, nodes):
+    generator = torch.Generator().manual_seed(seed)
+    group = torch.randint(0, groups, (nodes,), generator=generator)
+    logits = torch.randn(4, nodes, generator=generator) * 30
+    result = group_log_softmax(logits, group, groups)
+    for number in group.unique():
+        torch.testing.assert_close(result[:, group == number], logits[:, group == number].log_softmax(-1))
