@@ -1,0 +1,150 @@
+"""The dataset card: what a prepared log holds, how it was split, what was dropped and why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from huggingface_hub import DatasetCard, DatasetCardData
+
+
+FACTS_KEY = "interest_lm"
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+         (10_000_000, "1M<n<10M"))  # fmt: skip
+SPLIT_RULES = {
+    "global-time": "everything before {validation} trains, from there to {test} validates, from {test} on tests: no "
+    "training event is later than any test event",
+    "leave-last": "each user's last event tests, the one before validates, the rest trains; users with fewer than three "
+    "events only train",
+}
+LABELS = """Labels are not stored: they are computed at a cut time `t` between two distinct timestamps, from the history strictly before `t`.
+
+- **interest**: the long-run, undecayed share of each domain, pulled towards the population where there is little evidence.
+- **future interest**: the counts per domain in the window `[t, t + h)` for each horizon `h`.
+- **intensity**: the number of events in that window, zeros included.
+- **change rate**: `(f - p) / (f + p)`, from -1 (gone) over 0 (steady) to 1 (new), of the future share against the long run.
+- **overall interest**: a value {overall}.
+"""
+
+
+def read_facts(path: str | Path) -> dict:
+    """The facts in the front matter of a card: how the dataset was made.
+
+    Raises:
+        ValueError: no card there, or one that `interest-lm prepare` did not write.
+    """
+    try:
+        facts = DatasetCard(Path(path).read_text(encoding="utf-8")).data.to_dict().get(FACTS_KEY)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except Exception as error:  # whatever the YAML parser raises
+        raise ValueError(f"{path}: front matter is not readable ({str(error).splitlines()[0]})") from None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path}: no `{FACTS_KEY}` in its front matter; expected a card of `interest-lm prepare`")
+    return facts
+
+
+def moment(seconds: int | None, time: str) -> str:
+    """A timestamp for people: a date and time in UTC, or a position."""
+    if seconds is None:
+        return "-"
+    if time == "order":
+        return f"position {seconds:,}"
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def dataset_card(facts: dict, splits: list[str], columns: dict[str, list[str]]) -> DatasetCard:
+    """The card of an interest dataset, with the `configs` that `datasets.load_dataset` reads.
+
+    Args:
+        facts (`dict`): see `write_dataset`; stored whole in the front matter.
+        splits: the splits of the events that have any event.
+        columns: column names of `"events"` and `"items"`.
+    """
+    counts = facts["counts"]
+    licence = facts["licence"] if facts["licence"] in ("mit", "apache-2.0", "cc-by-4.0", "cc0-1.0") else None
+    data = DatasetCardData(
+        license=licence or ("unknown" if facts["licence"] == "unknown" else "other"),
+        pretty_name=facts["name"],
+        tags=["interest_lm", "recommendation", "user-modeling"],
+        size_categories=next((name for limit, name in SIZES if counts["events"] < limit), "10M<n<100M"),
+        configs=[
+            {
+                "config_name": "events",
+                "default": True,
+                "data_files": [{"split": split, "path": f"events/{split}-*.parquet"} for split in splits],
+            },
+            {"config_name": "items", "data_files": [{"split": "train", "path": "items/items-*.parquet"}]},
+        ],
+        **{FACTS_KEY: facts},
+    )
+    return DatasetCard(f"---\n{data.to_yaml(original_order=list(data.to_dict()))}\n---\n\n{_body(facts, columns)}")
+
+
+def _body(facts: dict, columns: dict[str, list[str]]) -> str:
+    counts, time = facts["counts"], facts["time"]
+    rule = SPLIT_RULES[facts["split"]].format(
+        validation=moment(facts["validation_start"], time), test=moment(facts["test_start"], time)
+    )
+    threshold = facts["value_threshold"]
+    overall = (
+        f"of {threshold} or more is positive"
+        if threshold is not None
+        else "above the user's own mean so far is positive"
+    )
+    if "value" not in columns["events"]:
+        overall = "would be needed, this log has none: null"
+    rows = [("users", counts["users"]), ("items", counts["items"]), ("items with events", counts["items_with_events"]),
+            ("events", counts["events"]), ("of these train", counts["train"]), ("of these validation", counts["validation"]),
+            ("of these test", counts["test"]), ("domains", facts["taxonomy"]["nodes"])]  # fmt: skip
+    table = "\n".join(f"| {name} | {number:,} |" for name, number in rows)
+    dropped = "\n".join(f"- {number:,}: {why}" for why, number in facts["dropped"].items()) or "Nothing."
+    notes = "\n".join(f"- {note}" for note in facts["notes"])
+    span = f"from {moment(facts['start'], time)} to {moment(facts['end'] - 1, time)}"
+    repairs = facts["taxonomy"].get("repairs")
+    repaired = ""
+    if repairs:
+        repaired = (
+            f" Repairs: {repairs['names']:,} names stood under several parents and were put under the most common one "
+            f"({repairs['equal_to_parent']:,} of them stood under themselves too or alone); {repairs['items']:,} items changed."
+        )
+    return f"""# {facts["name"]}
+
+A log of what people did, as an interest dataset for [InterestLM](https://pypi.org/project/interest-lm/). Made with
+`interest-lm prepare {facts["recipe"]}` from {facts["source"] or "tables in memory"}. Licence of the source: {facts["licence"]}.
+
+```python
+from datasets import load_dataset
+
+events = load_dataset(DIR, "events")  # {", ".join(columns["events"])}
+items = load_dataset(DIR, "items")["train"]  # {", ".join(columns["items"])}
+```
+
+| what | number |
+|---|---|
+{table}
+
+## Time and splits
+
+Events {span}; `timestamp` is {"the position in the source, which has no times" if time == "order" else "in seconds since 1970"}.
+`{facts["split"]}`: {rule}.
+
+Events are sorted by user and time, and the sorting is stable: the {facts["ties"]:,} events that share user and timestamp with
+another one keep the order of the source. {facts["repeats"]:,} events are of an item that the user had before
+({facts["repeat_rate"]:.1%} of the training events).
+
+## Dropped
+
+{dropped}
+
+## Domains
+
+{facts["taxonomy"]["nodes"]:,} domains in {facts["taxonomy"]["levels"]} levels, {facts["taxonomy"]["origin"]}.{repaired} Siblings always sum to their parent.
+
+## Labels
+
+{LABELS.format(overall=overall)}
+## Notes
+
+{notes or "None."}
+"""
