@@ -1,0 +1,151 @@
+"""Ranking, overall interest, ratings and completion of the model and every baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..data.oracle import oracle_for
+from .baselines.bias import UserItemBias
+from .baselines.ease_decay import EaseDecay
+from .baselines.history_mean import HistoryMean
+from .baselines.item_knn import ItemKNN
+from .baselines.mixture import Mixture
+from .baselines.overall import ItemMean, UserItemLogistic, UserMean
+from .baselines.popularity import Popularity
+from .baselines.population import PopulationShares
+from .baselines.recent_popularity import RecentPopularity
+from .baselines.shrinkage import Shrinkage
+from .baselines.text_knn import TextKNN
+from .cases import completion_cases, overall_cases, ranking_cases, shuffled, take
+from .ranking import place_targets
+from .run import MODEL, Run
+from .scoring import score_completion, score_overall, score_ranking, score_rating, slice_ranking
+
+
+COLD_USER_EVENTS = 5
+
+
+def measure_ranking(run: Run, filtered: bool, text_vectors: np.ndarray | None) -> None:
+    """NDCG, hit rate and the rest, with slices of cold items and users and the shuffled-history control."""
+    log = run.log
+    cases = ranking_cases(log, run.asked, run.users)
+    if not len(cases.user):
+        run.reasons["ranking"] = "no target with an item and a history"
+        return
+    warm = np.bincount(log.item[run.asked.known & (log.item >= 0)], minlength=log.num_items) > 0
+    cold_target, few = ~warm[cases.target], cases.histories.lengths <= COLD_USER_EVENTS
+
+    def measure(ranker: Any, name: str) -> None:
+        places = place_targets(log, cases, ranker, ~warm, name)
+        run.add("ranking", name, score_ranking(cases, places, filtered, run.replicates, run.seed))
+        run.slices[name] = {
+            "cold_items": slice_ranking(places, cold_target, filtered, True),
+            "cold_users": slice_ranking(places, few, filtered, False),
+        }
+
+    rankers: list[Any] = [ranker() for ranker in (Popularity, RecentPopularity, ItemKNN, EaseDecay)]
+    if text_vectors is not None:
+        rankers.append(TextKNN(text_vectors))
+    elif run.wants("text_knn"):
+        run.reasons["baselines.text_knn"] = "no text vectors were handed in"
+    tuning_cases = ranking_cases(log, run.tuning, run.tuning_users)
+    for ranker in rankers:
+        if not run.wants(ranker.name):
+            continue
+        run.say(f"ranking: {ranker.name}")
+        try:
+            ranker.tune(log, run.tuning, tuning_cases, filtered)
+        except ValueError as error:
+            run.reasons[f"baselines.{ranker.name}"] = str(error)
+            continue
+        ranker.fit(log, run.asked)
+        run.settings.setdefault(ranker.name, {})["ranking"] = ranker.describe()
+        measure(ranker, ranker.name)
+    if not run.answers("rank"):
+        run.lacks("`rank`", "ranking")
+        return
+    run.say(f"ranking: the model, {len(cases.user):,} cases")
+    measure(run.predictor, MODEL)
+    mixed = shuffled(cases, log, run.seed)
+    places = place_targets(log, mixed, run.predictor, ~warm, MODEL)
+    control = score_ranking(mixed, places, filtered, 0, run.seed).figures
+    run.controls.setdefault("shuffled_history", {})["ranking"] = control
+
+
+def measure_overall(run: Run) -> None:
+    """Overall interest where there are observed negatives, ratings where there are values."""
+    log = run.log
+    cases = overall_cases(log, run.asked, run.users)
+    tuning_cases = overall_cases(log, run.tuning, run.tuning_users)
+    known, tunable = np.isfinite(cases.label), np.isfinite(tuning_cases.label)
+    if log.value is None:
+        run.reasons["overall"] = "no ratings and no observed negatives: every event counts as positive"
+        run.reasons["rating"] = "the log has no values"
+        return
+    if len(np.unique(cases.label[known])) < 2 or len(np.unique(tuning_cases.label[tunable])) < 2:
+        run.reasons["overall"] = "the cases hold positives only, or negatives only"
+    else:
+        labelled = take(cases, np.flatnonzero(known))
+        for baseline in (UserMean(), ItemMean(), UserItemLogistic()):
+            if run.wants(baseline.name):
+                run.say(f"overall: {baseline.name}")
+                baseline.tune(log, run.tuning, take(tuning_cases, np.flatnonzero(tunable)))
+                baseline.fit(log, run.asked)
+                run.settings.setdefault(baseline.name, {})["overall"] = baseline.describe()
+                answer = baseline.overall(labelled)
+                run.add(
+                    "overall", baseline.name, score_overall(labelled, answer, run.replicates, run.seed, baseline.name)
+                )
+        answer = run.ask("overall", labelled, "overall")
+        if answer is not None:
+            run.add("overall", MODEL, score_overall(labelled, answer, run.replicates, run.seed, MODEL))
+    rated, tunable = np.isfinite(cases.value), np.isfinite(tuning_cases.value)
+    if not rated.any() or not tunable.any():
+        run.reasons["rating"] = "no case has a value"
+        return
+    rated_cases = take(cases, np.flatnonzero(rated))
+    if run.wants("user_item_bias"):
+        run.say("rating: user_item_bias")
+        bias = UserItemBias()
+        bias.tune(log, run.tuning, take(tuning_cases, np.flatnonzero(tunable)))
+        bias.fit(log, run.asked)
+        run.settings.setdefault(bias.name, {})["rating"] = bias.describe()
+        run.add(
+            "rating",
+            bias.name,
+            score_rating(rated_cases, bias.ratings(rated_cases), run.replicates, run.seed, bias.name),
+        )
+    answer = run.ask("ratings", rated_cases, "rating")
+    if answer is not None:
+        run.add("rating", MODEL, score_rating(rated_cases, answer, run.replicates, run.seed, MODEL))
+
+
+def measure_completion(run: Run) -> None:
+    """The hidden half of every history."""
+    log = run.log
+    if log.tree is None:
+        run.reasons["completion"] = "the log has no domains"
+        return
+    cases = completion_cases(log, run.asked, run.users, run.seed)
+    if not len(cases.user):
+        run.reasons["completion"] = "nobody has four events with a domain before the cut"
+        return
+    tuning_cases = completion_cases(log, run.tuning, run.tuning_users, run.seed + 1)
+    for baseline in (PopulationShares(), HistoryMean(), Shrinkage(), Mixture()):
+        if run.wants(baseline.name):
+            run.say(f"completion: {baseline.name}")
+            baseline.tune_completion(log, run.tuning, tuning_cases)
+            baseline.fit(log, run.asked)
+            run.settings.setdefault(baseline.name, {})["completion"] = baseline.describe().get("completion")
+            answer = baseline.completion(cases)
+            score = score_completion(cases, answer, log.tree, run.replicates, run.seed, baseline.name)
+            run.add("completion", baseline.name, score)
+    answer = run.ask("completion", cases, "completion")
+    if answer is not None:
+        score = score_completion(cases, answer, log.tree, run.replicates, run.seed, MODEL)
+        run.add("completion", MODEL, score)
+    if (oracle := oracle_for(log)) is not None:
+        run.say("completion: the oracle of the generated world")
+        run.oracle["completion"] = score_completion(cases, oracle.completion(cases), log.tree, 0, run.seed, "oracle")

@@ -1,0 +1,224 @@
+"""Figures of one scorer on one group of cases, each with its bootstrap replicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .bootstrap import UserBootstrap, interval
+from .cases import CompletionCases, ForecastCases, OverallCases, RankingCases
+from .metrics.change import change_metrics
+from .metrics.forecast import forecast_values
+from .metrics.intensity import dispersion, intensity_values
+from .metrics.overall import auc, overall_metrics, overall_values
+from .metrics.ranking import ranking_values
+from .metrics.rating import rating_values
+from .ranking import Places
+
+
+if TYPE_CHECKING:
+    from ..taxonomy_interest import DomainTree
+
+
+FORECAST_FIGURES = ("cross_entropy", "kl", "js")
+
+
+@dataclass
+class Score:
+    """Figures (may nest) and the bootstrap replicates `{figure: (B,)}` behind the intervals of the top ones."""
+
+    figures: dict
+    replicates: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def intervals(self) -> dict[str, list[float] | None]:
+        """95 % intervals over users."""
+        return {name: interval(values) for name, values in self.replicates.items() if len(values)}
+
+
+def _means(values: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(np.mean(value)) for name, value in values.items()}
+
+
+def score_ranking(cases: RankingCases, places: Places, filtered: bool, replicates: int, seed: int) -> Score:
+    """The headline figures (filtered or not) with both under `filtered` and `unfiltered`."""
+    figures: dict = {}
+    headline: dict[str, np.ndarray] = {}
+    users = cases.user
+    for name, which in (("filtered", True), ("unfiltered", False)):
+        counted, values = places.values(which)
+        values = {metric: value[counted] for metric, value in values.items()}
+        figures[name] = (_means(values) if counted.any() else {}) | {"cases": int(counted.sum())}
+        if which == filtered:
+            headline, users = values, cases.user[counted]
+    figures = figures["filtered" if filtered else "unfiltered"] | figures
+    if not len(users):
+        return Score(figures)
+    drawn = UserBootstrap(users, replicates, seed).means(np.stack(list(headline.values()), axis=1))
+    return Score(figures, dict(zip(headline, drawn.T, strict=True)))
+
+
+def slice_ranking(places: Places, chosen: np.ndarray, filtered: bool, cold: bool) -> dict | None:
+    """Headline figures of some cases (bool `(Q,)`); `among_cold` ranks cold targets among cold items only."""
+    counted, values = places.values(filtered)
+    counted = counted & chosen
+    if not counted.any():
+        return None
+    figures = _means({name: value[counted] for name, value in values.items()}) | {"cases": int(counted.sum())}
+    if cold:
+        figures["among_cold"] = _means(ranking_values(places.better_cold[counted], places.ties_cold[counted]))
+    return figures
+
+
+def _level_values(counts: np.ndarray, shares: np.ndarray, tree: DomainTree, name: str) -> np.ndarray:
+    """`(Q, levels, 3)` cross-entropy, KL and JS; NaN where nothing happened."""
+    columns = []
+    for level in range(tree.num_levels):
+        nodes = tree.level(level)
+        try:
+            values = forecast_values(counts[:, nodes], shares[:, nodes])
+        except ValueError as error:
+            raise ValueError(f"{name}: level {level}: {error}") from None
+        columns.append(np.stack([values[figure] for figure in FORECAST_FIGURES], axis=1))
+    return np.stack(columns, axis=1)
+
+
+def score_shares(
+    users: np.ndarray,
+    counts: np.ndarray,
+    shares: np.ndarray,
+    labels: Sequence[str],
+    tree: DomainTree,
+    replicates: int,
+    seed: int,
+    name: str,
+) -> Score:
+    """Forecast figures, averages over levels and horizons of means over users.
+
+    Args:
+        counts (`np.ndarray` of shape `(Q, H, K)`): what happened, zero where nothing is known.
+        shares (`np.ndarray` of shape `(Q, H, K)`): forecasts.
+        labels (`Sequence[str]`): name of each horizon; one for completion.
+        name (`str`): who forecasts, for the error message.
+    """
+    if shares.shape != counts.shape:
+        raise ValueError(f"{name}: forecasts have shape {shares.shape}, expected {counts.shape}")
+    values = np.stack([_level_values(counts[:, h], shares[:, h], tree, name) for h in range(len(labels))], axis=1)
+    users_seen = np.isfinite(values[..., 0]).any((1, 2))
+    observed = np.isfinite(values[..., 0]).any((0, 2))  # (H,)
+    with np.errstate(invalid="ignore"):
+        number = np.isfinite(values).sum(0)
+        cells = np.where(number > 0, np.nansum(values, axis=0) / np.maximum(number, 1), np.nan)  # (H, levels, 3)
+
+    def averages(part: np.ndarray) -> dict[str, float]:
+        return {figure: float(np.nanmean(part[..., index])) for index, figure in enumerate(FORECAST_FIGURES)}
+
+    if not observed.any():
+        return Score({})
+    figures: dict = averages(cells[observed])
+    figures["entropy"] = figures["cross_entropy"] - figures["kl"]
+    figures["cases"] = int(users_seen.sum())
+    figures["per_level"] = {str(level): averages(cells[observed, level]) for level in range(tree.num_levels)}
+    if len(labels) > 1 or labels[0]:
+        figures["per_horizon"] = {
+            label: averages(cells[h])
+            | {"per_level": {str(level): averages(cells[h, level]) for level in range(tree.num_levels)}}
+            | {"cases": int(np.isfinite(values[:, h, 0, 0]).sum())}
+            for h, label in enumerate(labels)
+            if observed[h]
+        }
+    flat = values[:, observed].reshape(len(values), -1)
+    drawn = UserBootstrap(users, replicates, seed).means(flat)
+    drawn = np.nanmean(drawn.reshape(len(drawn), -1, len(FORECAST_FIGURES)), axis=1) if len(drawn) else drawn[:, :3]
+    return Score(figures, dict(zip(FORECAST_FIGURES, drawn.T, strict=True)))
+
+
+def score_future(
+    cases: ForecastCases, shares: np.ndarray, tree: DomainTree, replicates: int, seed: int, name: str
+) -> Score:
+    """[`score_shares`] of forecasts `(Q, H, K)`."""
+    labels = [f"{horizon:g}" for horizon in cases.horizons]
+    counts = cases.counts * cases.mask[:, :, None]
+    return score_shares(cases.user, counts, np.asarray(shares), labels, tree, replicates, seed, name)
+
+
+def score_completion(
+    cases: CompletionCases, shares: np.ndarray, tree: DomainTree, replicates: int, seed: int, name: str
+) -> Score:
+    """[`score_shares`] of completions `(Q, K)`."""
+    shares = np.asarray(shares)
+    return score_shares(cases.user, cases.hidden_counts[:, None], shares[:, None], [""], tree, replicates, seed, name)
+
+
+def score_change(cases: ForecastCases, rates: np.ndarray, replicates: int, seed: int, name: str) -> Score:
+    """Figures of change rates `(Q, K)` over gated (user, domain) pairs."""
+    rates = np.asarray(rates)
+    if rates.shape != cases.rate.shape:
+        raise ValueError(f"{name}: change rates have shape {rates.shape}, expected {cases.rate.shape}")
+    row, node = np.nonzero(cases.gate)
+    labels, rates = cases.rate[row, node], rates[row, node]
+    figures = change_metrics(labels, rates) | {"pairs": len(row), "clear_pairs": int((np.abs(labels) > 0.2).sum())}
+    draws = UserBootstrap(cases.user, replicates, seed)
+    drawn = draws.apply(lambda weights: change_metrics(labels, rates, weights), row) if len(row) else {}
+    return Score(figures, drawn)
+
+
+def score_intensity(cases: ForecastCases, means: np.ndarray, replicates: int, seed: int, name: str) -> Score:
+    """Deviances and errors of expected counts `(Q, H)`, averages over horizons of means over users."""
+    means = np.asarray(means)
+    if means.shape != cases.totals.shape:
+        raise ValueError(f"{name}: intensities have shape {means.shape}, expected {cases.totals.shape}")
+    columns, figures = [], {"per_horizon": {}}
+    for position, horizon in enumerate(cases.horizons):
+        seen = cases.mask[:, position]
+        if not seen.any():
+            continue
+        counts = cases.totals[seen, position]
+        try:
+            values = intensity_values(counts, means[seen, position])
+        except ValueError as error:
+            raise ValueError(f"{name}: horizon {horizon:g}: {error}") from None
+        full = np.full((len(seen), len(values)), np.nan)
+        full[seen] = np.stack(list(values.values()), axis=1)
+        columns.append(full)
+        facts = {"cases": int(seen.sum()), "dispersion": dispersion(counts), "mean_count": float(counts.mean())}
+        figures["per_horizon"][f"{horizon:g}"] = _means(values) | facts
+    if not columns:
+        return Score({})
+    names = list(values)
+    parts = figures["per_horizon"].values()
+    figures = {figure: float(np.mean([part[figure] for part in parts])) for figure in names} | figures
+    drawn = UserBootstrap(cases.user, replicates, seed).means(np.concatenate(columns, axis=1))
+    drawn = drawn.reshape(len(drawn), len(columns), len(names)).mean(1)
+    return Score(figures, dict(zip(names, drawn.T, strict=True)))
+
+
+def score_overall(cases: OverallCases, logits: np.ndarray, replicates: int, seed: int, name: str) -> Score:
+    """Figures of overall interest from logits `(Q,)`."""
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.shape != cases.label.shape or not np.isfinite(logits).all():
+        raise ValueError(f"{name}: expected {len(cases.label)} finite logits, got shape {logits.shape}")
+    probabilities = np.where(logits >= 0, 1.0, np.exp(-np.abs(logits))) / (1.0 + np.exp(-np.abs(logits)))
+    figures = overall_metrics(cases.label, probabilities)
+    figures |= {"cases": len(logits), "positives": float(cases.label.mean())}
+    draws = UserBootstrap(cases.user, replicates, seed)
+    values = overall_values(cases.label, probabilities)
+    means = dict(zip(values, draws.means(np.stack(list(values.values()), axis=1)).T, strict=True))
+    tp, fp, fn = means.pop("tp"), means.pop("fp"), means.pop("fn")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means |= {"precision": tp / (tp + fp), "recall": tp / (tp + fn), "f1": 2 * tp / (2 * tp + fp + fn)}
+    means |= draws.apply(lambda weights: {"auc": auc(cases.label, logits, weights)})
+    return Score(figures, means)
+
+
+def score_rating(cases: OverallCases, ratings: np.ndarray, replicates: int, seed: int, name: str) -> Score:
+    """Errors of predicted ratings `(Q,)`."""
+    ratings = np.asarray(ratings, dtype=np.float64)
+    if ratings.shape != cases.value.shape or not np.isfinite(ratings).all():
+        raise ValueError(f"{name}: expected {len(cases.value)} finite ratings, got shape {ratings.shape}")
+    values = rating_values(cases.value, ratings)
+    drawn = UserBootstrap(cases.user, replicates, seed).means(np.stack(list(values.values()), axis=1))
+    figures = {"rmse": float(np.sqrt(values["squared"].mean())), "mae": float(values["absolute"].mean())}
+    return Score(figures | {"cases": len(ratings)}, {"rmse": np.sqrt(drawn[:, 0]), "mae": drawn[:, 1]})

@@ -1,0 +1,182 @@
+"""Future interest, change rates and intensity of the model and every baseline, and the time-shuffled control."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..data.oracle import oracle_for
+from .baselines.change import MeanReversion, MixtureRate, Trend, ZeroChange
+from .baselines.decayed_counts import DecayedCounts
+from .baselines.ewma import EWMA
+from .baselines.history_mean import HistoryMean
+from .baselines.last_window import LastWindow
+from .baselines.mixture import Mixture
+from .baselines.population import PopulationShares
+from .baselines.rates import EWMARate, HistoryRate
+from .baselines.shrinkage import Shrinkage
+from .cases import ForecastCases, forecast_cases, shuffled, time_shuffled_log, tuning_forecasts
+from .folds import Fold, window_fold
+from .metrics.forecast import skill
+from .run import MODEL, Run
+from .scoring import score_change, score_future, score_intensity
+
+
+_SHARES = (PopulationShares, LastWindow, HistoryMean, Shrinkage, EWMA, DecayedCounts, Mixture)
+
+
+def measure_windows(run: Run, horizons: tuple[float, ...], unit: str, reference: float) -> None:
+    """Future interest at every horizon, the change rate of the reference horizon, and how much people will do."""
+    log = run.log
+    if log.tree is None:
+        run.reasons |= dict.fromkeys(("future", "change", "intensity"), "the log has no domains")
+        return
+    if not run.asked.by_time:
+        only = "leave-last asks for one event: a window of one event has no {}; prepare the log with global-time"
+        run.reasons |= {"change": only.format("change rate"), "intensity": only.format("intensity")}
+    elif unit == "events":
+        run.reasons["intensity"] = "horizons are in events: how many there will be is given"
+    cases = forecast_cases(log, run.asked, horizons, unit, reference, run.users)
+    if not len(cases.user):
+        run.reasons |= dict.fromkeys(("future", "change", "intensity"), "nobody has a history and an observed window")
+        return
+    for position, horizon in enumerate(cases.horizons):
+        if not cases.mask[:, position].any():
+            why = f"the split ends before a window of {horizon:g} {cases.unit}"
+            run.reasons[f"future.per_horizon.{horizon:g}"] = why
+    if not (cases.counts * cases.mask[:, :, None]).any():
+        run.reasons["future"] = "no window that is fully observed holds an event with a domain"
+    longest = max(*horizons, reference) if unit == "days" else 0.0
+    tuning = window_fold(log, run.asked, run.tuning, longest)
+    tuning_cases = tuning_forecasts(log, run.asked, tuning, horizons, unit, reference, run.tuning_users)
+    mixture = _shares(run, cases, tuning, tuning_cases)
+    _change_and_intensity(run, cases, tuning, tuning_cases, mixture)
+    _model_forecast(run, cases)
+    if (oracle := oracle_for(log, reference if reference in horizons else None)) is not None and cases.unit == "days":
+        run.say("future: the oracle of the generated world")
+        answer = oracle.forecast(cases)
+        run.oracle["future"] = score_future(cases, answer["future"], log.tree, 0, run.seed, "oracle")
+        if cases.gate is not None and cases.gate.any() and reference in horizons:
+            run.oracle["change"] = score_change(cases, answer["change_rate"], 0, run.seed, "oracle")
+        run.oracle["intensity"] = score_intensity(cases, answer["intensity"], 0, run.seed, "oracle")
+    if run.asked.by_time and "future" not in run.reasons and run.wants("mixture"):
+        _time_shuffled(run, horizons, unit, reference, tuning)
+
+
+def _shares(run: Run, cases: ForecastCases, tuning: Fold, tuning_cases: ForecastCases) -> Mixture | None:
+    """Share baselines on the future; the mixture for whoever needs it."""
+    mixture = None
+    if not len(tuning_cases.user):
+        run.reasons["baselines.future"] = "no window before the split to tune on"
+        return None
+    for make in _SHARES:
+        baseline = make()
+        needed = baseline.name == "mixture" and run.wants("mixture", "mixture_rate")
+        if not (run.wants(baseline.name) or needed):
+            continue
+        run.say(f"future: {baseline.name}")
+        baseline.tune(run.log, tuning, tuning_cases)
+        baseline.fit(run.log, run.asked)
+        mixture = baseline if isinstance(baseline, Mixture) else mixture
+        if run.wants(baseline.name) and "future" not in run.reasons:
+            described = {key: value for key, value in baseline.describe().items() if key != "completion"}
+            run.settings.setdefault(baseline.name, {})["future"] = described
+            answer = baseline.forecast(cases)["future"]
+            score = score_future(cases, answer, run.log.tree, run.replicates, run.seed, baseline.name)
+            run.add("future", baseline.name, score)
+    return mixture
+
+
+def _change_and_intensity(
+    run: Run, cases: ForecastCases, tuning: Fold, tuning_cases: ForecastCases, mixture: Mixture | None
+) -> None:
+    if "change" not in run.reasons and not cases.gate.any():
+        run.reasons["change"] = "no domain passes the gate: too little evidence before or after the cut"
+    if "change" not in run.reasons:
+        changes: list[Any] = [ZeroChange(), Trend(), MeanReversion()] if len(tuning_cases.user) else [ZeroChange()]
+        for baseline in changes:
+            if run.wants(baseline.name):
+                run.say(f"change: {baseline.name}")
+                baseline.tune(run.log, tuning, tuning_cases)
+                baseline.fit(run.log, run.asked)
+                answer = baseline.change_rate(cases)
+                run.add("change", baseline.name, score_change(cases, answer, run.replicates, run.seed, baseline.name))
+        if mixture is not None and run.wants("mixture_rate"):
+            answer = MixtureRate(mixture).change_rate(cases)
+            run.add("change", "mixture_rate", score_change(cases, answer, run.replicates, run.seed, "mixture_rate"))
+    if "intensity" not in run.reasons and not cases.mask.any():
+        run.reasons["intensity"] = "no window is fully observed"
+    if "intensity" not in run.reasons and len(tuning_cases.user):
+        for baseline in (HistoryRate(), EWMARate()):
+            if run.wants(baseline.name):
+                run.say(f"intensity: {baseline.name}")
+                baseline.tune(run.log, tuning, tuning_cases)
+                baseline.fit(run.log, run.asked)
+                run.settings.setdefault(baseline.name, {})["intensity"] = baseline.describe()
+                answer = baseline.intensity(cases)
+                score = score_intensity(cases, answer, run.replicates, run.seed, baseline.name)
+                run.add("intensity", baseline.name, score)
+
+
+def _model_forecast(run: Run, cases: ForecastCases) -> None:
+    if run.answers("forecast"):
+        run.say(f"future: the model, {len(cases.user):,} cases")
+    answer = run.ask("forecast", cases, "future", "change", "intensity")
+    if answer is None:
+        return
+    for group, key in (("future", "future"), ("change", "change_rate"), ("intensity", "intensity")):
+        if group in run.reasons:
+            continue
+        if answer.get(key) is None:
+            run.lacks(f"`{key}`", group)
+        elif group == "future":
+            score = score_future(cases, answer[key], run.log.tree, run.replicates, run.seed, MODEL)
+            run.add(group, MODEL, score)
+        elif group == "change":
+            run.add(group, MODEL, score_change(cases, answer[key], run.replicates, run.seed, MODEL))
+        else:
+            run.add(group, MODEL, score_intensity(cases, answer[key], run.replicates, run.seed, MODEL))
+    if MODEL in run.scores.get("future", {}):
+        answer = run.predictor.forecast(shuffled(cases, run.log, run.seed))
+        control = score_future(cases, answer["future"], run.log.tree, 0, run.seed, MODEL).figures
+        run.controls.setdefault("shuffled_history", {})["future"] = control
+        if MODEL in run.scores.get("change", {}) and answer.get("change_rate") is not None:
+            control = score_change(cases, answer["change_rate"], 0, run.seed, MODEL).figures
+            run.controls["shuffled_history"]["change"] = control
+
+
+def _time_shuffled(run: Run, horizons: tuple[float, ...], unit: str, reference: float, tuning: Fold) -> None:
+    """The same questions on the log in which every person's items are permuted over her times, labels included."""
+    run.say("control: the time-shuffled log")
+    log = time_shuffled_log(run.log, run.seed)
+    cases = forecast_cases(log, run.asked, horizons, unit, reference, run.users)
+    tuning_cases = tuning_forecasts(log, run.asked, tuning, horizons, unit, reference, run.tuning_users)
+    if not len(cases.user) or not len(tuning_cases.user):
+        return
+    future: dict[str, dict] = {}
+    change: dict[str, dict] = {}
+    with_change = "change" not in run.reasons and cases.gate.any()
+    for baseline in (Shrinkage(), Mixture()):
+        baseline.tune(log, tuning, tuning_cases)
+        baseline.fit(log, run.asked)
+        answer = baseline.forecast(cases)["future"]
+        future[baseline.name] = score_future(cases, answer, log.tree, 0, run.seed, baseline.name).figures
+        if isinstance(baseline, Mixture) and with_change:
+            rates = MixtureRate(baseline).change_rate(cases)
+            change["mixture_rate"] = score_change(cases, rates, 0, run.seed, "mixture_rate").figures
+    if with_change:
+        for baseline in (Trend(), MeanReversion()):
+            baseline.tune(log, tuning, tuning_cases)
+            baseline.fit(log, run.asked)
+            rates = baseline.change_rate(cases)
+            change[baseline.name] = score_change(cases, rates, 0, run.seed, baseline.name).figures
+    control: dict = {"baselines": {"future": future, "change": change or None}}
+    if MODEL in run.scores.get("future", {}):
+        items = cases.histories.items(log)
+        answer = run.predictor.forecast(replace(cases, histories=replace(cases.histories, item=items)))
+        figures = score_future(cases, answer["future"], log.tree, 0, run.seed, MODEL).figures
+        figures["skill"] = skill(figures["cross_entropy"], min(f["cross_entropy"] for f in future.values()))
+        control["future"] = figures
+        if with_change and answer.get("change_rate") is not None:
+            control["change"] = score_change(cases, answer["change_rate"], 0, run.seed, MODEL).figures
+    run.controls["time_shuffled"] = control
