@@ -11,8 +11,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The domain tree: what interest is measured in, from broad domains at the top to narrow ones at the leaves."""
-
 """InterestLM configuration."""
 
 import math
@@ -166,11 +164,11 @@ class InterestConfig(PreTrainedConfig):
     num_item_features: int = 6
     use_popularity: bool = True
     domains: list[dict] | None = None
-    horizons: list[float] | list[int] | None = None
+    horizons: list[float | int] | None = None
     horizon_unit: Literal["days", "events"] = "days"
     reference_horizon: float | int = 28.0
-    half_lives_events: list[float] | list[int] | None = None
-    half_lives_days: list[float] | list[int] | None = None
+    half_lives_events: list[float | int] | None = None
+    half_lives_days: list[float | int] | None = None
     use_prior: bool = True
     use_drift: bool = True
     use_domain_residual: bool = True
@@ -191,7 +189,7 @@ class InterestConfig(PreTrainedConfig):
             self.half_lives_days = []
         if self.domains is not None:
             self.domains = DomainTree(self.domains).nodes
-        self.task_weights = {task: 1.0 for task in TASKS} | (self.task_weights or {})
+        self.task_weights = dict.fromkeys(TASKS, 1.0) | (self.task_weights or {})
         super().__post_init__(**kwargs)
 
     @property
@@ -202,7 +200,12 @@ class InterestConfig(PreTrainedConfig):
     @property
     def num_horizons(self) -> int:
         """H."""
-        return len(self.horizons)
+        return len(self.horizons or [])
+
+    @property
+    def reference_index(self) -> int:
+        """Position of `reference_horizon` in `horizons`."""
+        return (self.horizons or []).index(self.reference_horizon)
 
     def validate_architecture(self):
         """Checks that sizes, horizons and tasks fit together."""
@@ -229,7 +232,7 @@ class InterestConfig(PreTrainedConfig):
             raise ValueError(f"`num_items` is {self.num_items}, expected 0 or more")
         if not self.value_std > 0:
             raise ValueError(f"`value_std` is {self.value_std}, expected a positive number")
-        for task, weight in self.task_weights.items():
+        for task, weight in (self.task_weights or {}).items():
             if task not in TASKS or not weight >= 0:
                 raise ValueError(f"`task_weights` has {task!r}: {weight}, expected tasks of {TASKS} with weights >= 0")
 

@@ -11,8 +11,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The domain tree: what interest is measured in, from broad domains at the top to narrow ones at the leaves."""
-
 """PyTorch InterestLM model."""
 
 import hashlib
@@ -21,14 +19,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_interest import TASKS, InterestConfig
 from .taxonomy_interest import DomainTree
@@ -36,6 +35,7 @@ from .taxonomy_interest import DomainTree
 
 SECONDS_PER_DAY = 86400.0
 EARTH_RADIUS_KM = 6371.0
+POPULARITY_WIDTH = 16
 BUNDLED_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -67,22 +67,22 @@ class InterestOutput(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(B, T, D)`): event states; state j sees events up to j only.
     """
 
-    loss: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
     losses: dict | None = None
-    logits: torch.FloatTensor | None = None
-    ranking_scores: torch.FloatTensor | None = None
-    user_embeds: torch.FloatTensor | None = None
-    domain_embeds: torch.FloatTensor | None = None
-    domain_interest: torch.FloatTensor | None = None
-    change_rate: torch.FloatTensor | None = None
-    overall_change: torch.FloatTensor | None = None
-    future_interest: torch.FloatTensor | None = None
-    concentration: torch.FloatTensor | None = None
-    intensity: torch.FloatTensor | None = None
-    intensity_dispersion: torch.FloatTensor | None = None
-    ratings: torch.FloatTensor | None = None
-    item_embeds: torch.FloatTensor | None = None
-    last_hidden_state: torch.FloatTensor | None = None
+    logits: torch.Tensor | None = None
+    ranking_scores: torch.Tensor | None = None
+    user_embeds: torch.Tensor | None = None
+    domain_embeds: torch.Tensor | None = None
+    domain_interest: torch.Tensor | None = None
+    change_rate: torch.Tensor | None = None
+    overall_change: torch.Tensor | None = None
+    future_interest: torch.Tensor | None = None
+    concentration: torch.Tensor | None = None
+    intensity: torch.Tensor | None = None
+    intensity_dispersion: torch.Tensor | None = None
+    ratings: torch.Tensor | None = None
+    item_embeds: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
 
 
 def resolve_text_backbone(name: str) -> str:
@@ -144,7 +144,7 @@ def rotate(states: torch.Tensor, theta: float) -> torch.Tensor:
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
-def attend(query, key, value, bias, implementation: str, dropout: float = 0.0) -> torch.Tensor:
+def attend(query, key, value, bias, implementation: str | None, dropout: float = 0.0) -> torch.Tensor:
     """Softmax attention `(B, heads, Q, head_dim)` with an additive bias `(B, 1 or heads, Q, T)`, -inf where masked."""
     bias = bias.to(query.dtype)
     if implementation == "sdpa":
@@ -201,7 +201,7 @@ class FusedSoftmaxLoss(torch.autograd.Function):
             loss += (total.log() - own).sum()
             probability /= total
             probability.scatter_add_(1, target, torch.full_like(own, -1.0))
-            if bias is not None:
+            if grad_bias is not None:
                 grad_bias.index_add_(0, bias_index[part], probability)
             low = probability.to(dtype)
             grad_queries[part] = low @ items_low
@@ -211,7 +211,8 @@ class FusedSoftmaxLoss(torch.autograd.Function):
         return loss / rows
 
     @staticmethod
-    def backward(ctx, grad_output):
+    def backward(ctx, *grad_outputs):
+        (grad_output,) = grad_outputs
         queries, items, bias = ctx.saved_tensors
         bias = None if bias is None else grad_output * bias
         return (
@@ -226,13 +227,21 @@ class FusedSoftmaxLoss(torch.autograd.Function):
         )
 
 
+def text_width(config: InterestConfig) -> int:
+    """Width E of the backbone's states."""
+    backbone = config.text_config
+    if not isinstance(backbone, PreTrainedConfig):
+        raise ValueError(f"`text_config` is {backbone!r}, expected a `PreTrainedConfig`")
+    return backbone.get_text_config().hidden_size
+
+
 class InterestItemTower(nn.Module):
     """Unit item vectors `z = normalise(P text + m id)`."""
 
     def __init__(self, config: InterestConfig):
         super().__init__()
         self.use_text, self.id_dropout = config.use_text, config.item_id_dropout
-        text_size = config.text_config.get_text_config().hidden_size
+        text_size = text_width(config)
         self.project = nn.Linear(text_size, config.hidden_size)
         self.identity = nn.Embedding(config.num_items, config.hidden_size) if config.num_items else None
 
@@ -257,7 +266,7 @@ class InterestEventEncoder(nn.Module):
         size = config.hidden_size
         self.scale = math.sqrt(size)
         self.value_mean, self.value_std = config.value_mean, config.value_std
-        text_size = config.text_config.get_text_config().hidden_size
+        text_size = text_width(config)
         self.own_text = nn.Linear(text_size, size, bias=False) if config.use_event_text else None
         self.value = InterestZeroLinear(3, size, bias=False) if config.use_values else None
         self.action = nn.Embedding(len(config.actions), size) if config.actions else None
@@ -334,10 +343,11 @@ class InterestRelativeBias(nn.Module):
 class InterestMLP(nn.Module):
     """SwiGLU (Shazeer 2020)."""
 
-    def __init__(self, config: InterestConfig):
+    def __init__(self, config: InterestConfig, intermediate_size: int | None = None):
         super().__init__()
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        intermediate_size = intermediate_size or config.intermediate_size
+        self.gate_up = nn.Linear(config.hidden_size, 2 * intermediate_size, bias=False)
+        self.down = nn.Linear(intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up(hidden_states).chunk(2, -1)
@@ -478,11 +488,11 @@ class InterestStatistics(nn.Module):
 
     def __init__(self, config: InterestConfig, tree: DomainTree):
         super().__init__()
-        self.half_life_events = nn.Parameter(torch.empty(len(config.half_lives_events)))
-        self.half_life_days = nn.Parameter(torch.empty(len(config.half_lives_days)))
+        self.initial = config.half_lives_events or [], config.half_lives_days or []
+        self.half_life_events, self.half_life_days = (nn.Parameter(torch.empty(len(lives))) for lives in self.initial)
         self.use_calendar = config.use_calendar and config.time_unit == "seconds"
         self.seconds = config.time_unit == "seconds"
-        counts = len(config.half_lives_events) + len(config.half_lives_days) + self.use_calendar
+        counts = len(self.half_life_events) + len(self.half_life_days) + self.use_calendar
         self.num_components = counts + 3  # undecayed counts and the two populations
         groups = len(tree.parent) + 1
         self.strength = nn.Parameter(torch.empty(counts + 1))
@@ -491,9 +501,8 @@ class InterestStatistics(nn.Module):
         self.mixture = nn.Parameter(torch.empty(3, tree.num_levels, self.num_components))
         self.kernel_strength = nn.Parameter(torch.empty(3))
         self.hour_width = nn.Parameter(torch.empty(2))
-        self.initial = config.half_lives_events, config.half_lives_days
-        self.register_buffer("group", torch.from_numpy(tree.parent + 1))
-        self.register_buffer("depth", torch.from_numpy(tree.depth))
+        self.group = nn.Buffer(torch.from_numpy(tree.parent + 1))
+        self.depth = nn.Buffer(torch.from_numpy(tree.depth))
         self.num_groups = groups
 
     def reset(self):
@@ -550,16 +559,16 @@ class InterestDomainHead(nn.Module):
     def __init__(self, config: InterestConfig):
         super().__init__()
         self.config = config
-        tree = DomainTree(config.domains)
+        tree = DomainTree(config.domains or [])
         size, self.num_groups = config.hidden_size, len(tree) + 1
         self.statistics = InterestStatistics(config, tree)
-        text_size = config.text_config.get_text_config().hidden_size
+        text_size = text_width(config)
         self.name = nn.Linear(text_size, size)
         self.node = nn.Embedding(len(tree), size)
         self.component = nn.Linear(self.statistics.num_components, size, bias=False)
         self.norm = InterestRMSNorm(size, config.rms_norm_eps)
         self.mlp_norm = InterestRMSNorm(size, config.rms_norm_eps)
-        self.mlp = InterestMLP(config)
+        self.mlp = InterestMLP(config, config.hidden_size)
         self.residual = InterestZeroLinear(size, 4)
         self.user_residual = InterestZeroLinear(size, 4 * size, bias=False)
         self.user_norm = InterestRMSNorm(size, config.rms_norm_eps)
@@ -572,15 +581,16 @@ class InterestDomainHead(nn.Module):
             while tree.parent[path[-1]] >= 0:
                 path.append(int(tree.parent[path[-1]]))
         depth = tree.num_levels
-        self.register_buffer("ancestors", torch.tensor([path + [len(tree)] * (depth - len(path)) for path in parents]))
-        self.register_buffer("is_leaf", torch.from_numpy(tree.is_leaf))
-        self.register_buffer("name_embeds", torch.zeros(len(tree), text_size))
-        self.register_buffer("horizons", torch.tensor(config.horizons))
+        self.ancestors = nn.Buffer(torch.tensor([path + [len(tree)] * (depth - len(path)) for path in parents]))
+        self.is_leaf = nn.Buffer(torch.from_numpy(tree.is_leaf))
+        self.name_embeds = nn.Buffer(torch.zeros(len(tree), text_size))
+        horizons = config.horizons or []
+        self.shortest, self.longest = horizons[0], horizons[-1]
+        self.horizons = nn.Buffer(torch.tensor(horizons))
 
     def reset(self):
-        shortest, longest = self.config.horizons[0], self.config.horizons[-1]
-        span = math.log(max(longest / shortest, 2.0))
-        init.copy_(self.kernel, torch.tensor([math.log(shortest) + span / 3, math.log(shortest) + span]))
+        start, span = math.log(self.shortest), math.log(max(self.longest / self.shortest, 2.0))
+        init.copy_(self.kernel, torch.tensor([start + span / 3, start + span]))
         init.constant_(self.concentration, math.log(20.0))
         init.copy_(self.concentration_slope, torch.tensor([0.0, 0.3]))
 
@@ -594,7 +604,7 @@ class InterestDomainHead(nn.Module):
 
     def kernels(self, horizons: torch.Tensor) -> torch.Tensor:
         """`gamma_k(h)`, `(H, 3)`: 0 at h = 0."""
-        onset = 1 - (-4 * horizons / self.config.horizons[0]).exp()
+        onset = 1 - (-4 * horizons / self.shortest).exp()
         decay = (-horizons[:, None] / self.kernel.exp()).exp()
         return onset[:, None] * torch.cat([decay, torch.ones_like(decay[:, :1])], 1)
 
@@ -602,34 +612,29 @@ class InterestDomainHead(nn.Module):
         group = self.statistics.group
         posterior, mixed, components, evidence = self.statistics(weights, event_nodes, event_shares, older, population)
         log_total = evidence.log1p()[:, group]
+        residual, vectors = posterior.new_zeros(len(user), 4, len(group)), None
+        if self.config.use_domain_residual or self.config.use_domain_fusion:
+            vectors = self.domain_vectors(user, hidden, attention, (components - posterior[:, None]).clamp(-4, 4))
+        if self.config.use_domain_residual:
+            by_node = self.residual(self.dropout(self.mlp_norm(vectors))).float()
+            by_user = self.user_residual(self.dropout(self.user_norm(hidden))).float().unflatten(-1, (4, -1))
+            by_node = by_node + torch.einsum("mrd,kd->mkr", by_user, self.node_vectors())
+            # nobody is told apart without events
+            residual = (by_node * (evidence[:, :1, None] / (evidence[:, :1, None] + 1))).transpose(1, 2)
         with torch.autocast(user.device.type, enabled=False):
-            features = (components - posterior[:, None]).clamp(-4, 4).transpose(1, 2)
+            return {"domain_embeds": vectors} | self.shares(posterior, mixed, residual.float(), log_total)
+
+    def domain_vectors(self, user, hidden, attention, features) -> torch.Tensor:
+        """Interest vectors `v_d (M, K, D)`: domain queries over the event states, with the statistics `(M, J, K)` beside."""
         key, value, bias = attention
         node = self.node_vectors()
-        query = self.norm(hidden[:, None] + node)
         heads = self.config.num_attention_heads
-        attended = attend(
-            query.to(key.dtype).unflatten(-1, (heads, -1)).transpose(1, 2),
-            key,
-            value,
-            bias.expand(-1, heads, query.shape[1], -1),
-            self.config._attn_implementation,
-        )
+        query = self.norm(hidden[:, None] + node).to(key.dtype).unflatten(-1, (heads, -1)).transpose(1, 2)
+        bias = bias.expand(-1, heads, query.shape[2], -1)
+        attended = attend(query, key, value, bias, self.config._attn_implementation)
         attended = attended.transpose(1, 2).flatten(-2).float()
-        vectors = user[:, None] + node + attended + self.component(features).float()
-        vectors = vectors + self.mlp(self.mlp_norm(vectors)).float()
-        if self.config.use_domain_residual:
-            residual = self.residual(self.dropout(self.mlp_norm(vectors))).float()
-            by_user = self.user_residual(self.dropout(self.user_norm(hidden))).float().unflatten(-1, (4, -1))
-            residual = residual + torch.einsum("mrd,kd->mkr", by_user, node)
-            # nobody is told apart without events
-            residual = (residual * (evidence[:, :1, None] / (evidence[:, :1, None] + 1))).transpose(1, 2)
-        else:
-            residual = posterior.new_zeros(len(user), 4, len(group))
-        with torch.autocast(user.device.type, enabled=False):
-            return {"domain_embeds": vectors, "log_total": log_total} | self.shares(
-                posterior, mixed, residual.float(), log_total
-            )
+        vectors = user[:, None] + node + attended + self.component(features.transpose(1, 2)).float()
+        return vectors + self.mlp(self.mlp_norm(vectors)).float()
 
     def shares(self, posterior, mixed, residual, log_total) -> dict:
         group, number = self.statistics.group, self.num_groups
@@ -644,7 +649,7 @@ class InterestDomainHead(nn.Module):
             self.kernels(self.horizons) if self.config.use_drift else self.horizons.new_zeros(len(self.horizons), 3)
         )
         log_f = group_log_softmax(anchor[:, None] + torch.einsum("hk,mkd->mhd", gamma, drift), group, number)
-        reference = self.config.horizons.index(self.config.reference_horizon)
+        reference = self.config.reference_index
         relative = (self.horizons / self.config.reference_horizon).log()[:, None]
         level = self.concentration[0] + relative * self.concentration_slope[0]
         log_kappa = level[:, group] + self.concentration_slope[1] * log_total[:, None]
@@ -681,7 +686,7 @@ class InterestIntensityHead(nn.Module):
 
     def __init__(self, config: InterestConfig):
         super().__init__()
-        days, horizons = len(config.half_lives_days), config.num_horizons
+        days, horizons = len(config.half_lives_days or []), config.num_horizons
         self.mixture = nn.Parameter(torch.empty(days + 2))
         self.level = nn.Parameter(torch.empty(horizons))
         self.dispersion = nn.Parameter(torch.empty(horizons))
@@ -709,8 +714,8 @@ class InterestRankingHead(nn.Module):
         self.fusion_gate = nn.Parameter(torch.empty(config.hidden_size))
         self.features = None
         if config.use_popularity and config.num_item_features:
-            self.features = nn.Linear(config.num_item_features, 16)
-            self.feature_bias = InterestZeroLinear(16, 1, bias=False)
+            self.features = nn.Linear(config.num_item_features, POPULARITY_WIDTH)
+            self.feature_bias = InterestZeroLinear(POPULARITY_WIDTH, 1, bias=False)
 
     def query(self, user: torch.Tensor) -> torch.Tensor:
         return self.direction(user).float() * (-self.log_temperature).exp()
@@ -754,9 +759,9 @@ class InterestPopulation(nn.Module):
 
     def __init__(self, config: InterestConfig):
         super().__init__()
-        self.register_buffer("shares", torch.full((2, max(config.num_domains, 1)), 1.0))
-        self.register_buffer("rate", torch.ones(1))
-        self.register_buffer("item_features", torch.zeros(config.num_items, config.num_item_features))
+        self.shares = nn.Buffer(torch.full((2, max(config.num_domains, 1)), 1.0))
+        self.rate = nn.Buffer(torch.ones(1))
+        self.item_features = nn.Buffer(torch.zeros(config.num_items, config.num_item_features))
 
 
 class InterestTaskBalance(nn.Module):
@@ -775,7 +780,6 @@ class InterestPreTrainedModel(PreTrainedModel):
     config: InterestConfig
     base_model_prefix = "interest"
     main_input_name = "history"
-    input_modalities = ("text",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["InterestHistoryLayer"]
@@ -855,7 +859,9 @@ class InterestModel(InterestPreTrainedModel):
         self.text_model.set_input_embeddings(value)
 
     @classmethod
-    def from_text_pretrained(cls, backbone: str, domains=None, text_pooling: str | None = None, **config_kwargs):
+    def from_text_pretrained(
+        cls, backbone: str, domains=None, text_pooling: Literal["mean", "last", "cls"] | None = None, **config_kwargs
+    ):
         """
         A new model on a pretrained text encoder or decoder.
 
@@ -892,8 +898,8 @@ class InterestModel(InterestPreTrainedModel):
         missing = model.text_model.load_state_dict(text_model.state_dict(), strict=False).missing_keys
         if missing:
             raise ValueError(f"backbone {backbone!r} lacks the weights {missing[:3]}")
-        if config.domains:
-            names = [node["id"] for node in config.domains]
+        if model.domain_head is not None:
+            names = [node["id"] for node in config.domains or []]
             model.domain_head.name_embeds.copy_(model.encode_strings(names, tokenizer))
         return model.eval()
 
@@ -943,41 +949,41 @@ class InterestModel(InterestPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        history: torch.LongTensor,
-        history_times: torch.LongTensor | None = None,
-        history_text: torch.LongTensor | None = None,
-        history_values: torch.FloatTensor | None = None,
-        history_actions: torch.LongTensor | None = None,
-        history_places: torch.FloatTensor | None = None,
-        segment_ids: torch.LongTensor | None = None,
-        item_input_ids: torch.LongTensor | None = None,
-        item_attention_mask: torch.LongTensor | None = None,
-        item_embeds: torch.FloatTensor | None = None,
-        item_live_index: torch.LongTensor | None = None,
-        item_text_index: torch.LongTensor | None = None,
-        item_ids: torch.LongTensor | None = None,
-        item_domains: torch.LongTensor | None = None,
-        item_domain_weights: torch.FloatTensor | None = None,
-        item_features: torch.FloatTensor | None = None,
-        query_times: torch.LongTensor | None = None,
-        cut_rows: torch.LongTensor | None = None,
-        cut_positions: torch.LongTensor | None = None,
-        history_counts: torch.FloatTensor | None = None,
-        history_events: torch.FloatTensor | None = None,
-        history_days: torch.FloatTensor | None = None,
-        population_shares: torch.FloatTensor | None = None,
-        candidates: torch.LongTensor | None = None,
-        feature_index: torch.LongTensor | None = None,
-        cut_feature_index: torch.LongTensor | None = None,
-        ranking_targets: torch.LongTensor | None = None,
-        ranking_log_inclusion: torch.FloatTensor | None = None,
-        cut_targets: torch.LongTensor | None = None,
-        overall_labels: torch.FloatTensor | None = None,
-        rating_labels: torch.FloatTensor | None = None,
-        completion_counts: torch.FloatTensor | None = None,
-        future_counts: torch.FloatTensor | None = None,
-        future_mask: torch.BoolTensor | None = None,
-        intensity_counts: torch.FloatTensor | None = None,
+        history: torch.Tensor,
+        history_times: torch.Tensor | None = None,
+        history_text: torch.Tensor | None = None,
+        history_values: torch.Tensor | None = None,
+        history_actions: torch.Tensor | None = None,
+        history_places: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+        item_input_ids: torch.Tensor | None = None,
+        item_attention_mask: torch.Tensor | None = None,
+        item_embeds: torch.Tensor | None = None,
+        item_live_index: torch.Tensor | None = None,
+        item_text_index: torch.Tensor | None = None,
+        item_ids: torch.Tensor | None = None,
+        item_domains: torch.Tensor | None = None,
+        item_domain_weights: torch.Tensor | None = None,
+        item_features: torch.Tensor | None = None,
+        query_times: torch.Tensor | None = None,
+        cut_rows: torch.Tensor | None = None,
+        cut_positions: torch.Tensor | None = None,
+        history_counts: torch.Tensor | None = None,
+        history_events: torch.Tensor | None = None,
+        history_days: torch.Tensor | None = None,
+        population_shares: torch.Tensor | None = None,
+        candidates: torch.Tensor | None = None,
+        feature_index: torch.Tensor | None = None,
+        cut_feature_index: torch.Tensor | None = None,
+        ranking_targets: torch.Tensor | None = None,
+        ranking_log_inclusion: torch.Tensor | None = None,
+        cut_targets: torch.Tensor | None = None,
+        overall_labels: torch.Tensor | None = None,
+        rating_labels: torch.Tensor | None = None,
+        completion_counts: torch.Tensor | None = None,
+        future_counts: torch.Tensor | None = None,
+        future_mask: torch.Tensor | None = None,
+        intensity_counts: torch.Tensor | None = None,
         **kwargs,
     ) -> InterestOutput:
         r"""
@@ -1069,7 +1075,7 @@ class InterestModel(InterestPreTrainedModel):
         if self.intensity_head is not None:
             result.intensity = output["log_mean"].exp()
             result.intensity_dispersion = output["log_size"].exp()
-            reference = self.config.horizons.index(self.config.reference_horizon)
+            reference = self.config.reference_index
             usual = (output["long_run_rate"] * self.config.reference_horizon).log()
             result.overall_change = torch.tanh((output["log_mean"][:, reference] - usual) / 2)
 
@@ -1106,8 +1112,7 @@ class InterestModel(InterestPreTrainedModel):
         if cut_targets is not None:
             first = self.softmax_loss(query, items, bias, cut_feature_index, cut_targets, ranking_log_inclusion)
             losses["ranking"] = losses["ranking"] + 0.1 * first if "ranking" in losses else first
-        if self.domain_head is not None:
-            losses |= self.domain_losses(output, completion_counts, future_counts, future_mask)
+        losses |= self.domain_losses(output, completion_counts, future_counts, future_mask)
         if self.intensity_head is not None and intensity_counts is not None and future_mask is not None:
             losses["intensity"] = self.intensity_loss(output, intensity_counts, future_mask)
         if losses:
@@ -1137,8 +1142,7 @@ class InterestModel(InterestPreTrainedModel):
         gap = (query_times[:, None] - key_times).clamp(min=0)
         seconds = self.config.time_unit == "seconds"
         age_days = gap.float() / SECONDS_PER_DAY if seconds else gap.float()
-        if self.intensity_head is not None:
-            output |= self.intensities(user, keys, age_days, history_events, history_days)
+        output |= self.intensities(user, keys, age_days, history_events, history_days)
         if self.domain_head is None:
             return output
         head = self.domain_head
@@ -1165,6 +1169,8 @@ class InterestModel(InterestPreTrainedModel):
 
     def intensities(self, user, keys, age_days, history_events, history_days) -> dict:
         """Log mean and log size of the number of events per window, and the long-run rate (events a day)."""
+        if self.intensity_head is None:
+            return {}
         count = keys.sum(1).float() + (0.0 if history_events is None else history_events)
         span = (age_days * keys).amax(1)
         span = span if history_days is None else torch.maximum(span, history_days)
@@ -1224,22 +1230,20 @@ class InterestModel(InterestPreTrainedModel):
 
     def domain_losses(self, output, completion_counts, future_counts, future_mask) -> dict:
         """Dirichlet-multinomial losses, per query weighted by one over the root of its events."""
-        losses = {}
-        top = self.domain_head.statistics.depth == 0
+        losses, head = {}, self.domain_head
+        if head is None:
+            return losses
+        top = head.statistics.depth == 0
         if completion_counts is not None:
             known = completion_counts[:, 0].isfinite()
             counts = completion_counts.nan_to_num(0.0)
             total = (counts * top).sum(-1)
-            loss = self.domain_head.dirichlet_multinomial(
-                counts, output["log_conditional"], output["completion_concentration"]
-            )
+            loss = head.dirichlet_multinomial(counts, output["log_conditional"], output["completion_concentration"])
             weight = known * total.clamp(min=1).rsqrt() * (total > 0)
             losses["completion"] = (loss * weight).sum() / (weight * total).sum().clamp(min=1)
         if future_counts is not None and future_mask is not None:
             total = (future_counts * top).sum(-1)
-            loss = self.domain_head.dirichlet_multinomial(
-                future_counts, output["log_future_conditional"], output["concentration"]
-            )
+            loss = head.dirichlet_multinomial(future_counts, output["log_future_conditional"], output["concentration"])
             weight = future_mask * total.clamp(min=1).rsqrt() * (total > 0)
             losses["future"] = (loss * weight).sum() / (weight * total).sum().clamp(min=1)
         return losses
@@ -1256,11 +1260,11 @@ class InterestModel(InterestPreTrainedModel):
             return (loss * mask).sum() / mask.sum().clamp(min=1)
 
     def total_loss(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        total = 0.0
+        total, weights = next(iter(losses.values())).new_zeros(()), self.config.task_weights or {}
         for task, loss in losses.items():
-            if self.task_balance is not None and self.config.task_weights[task]:
+            if self.task_balance is not None and weights[task]:
                 loss = self.task_balance(loss, task)
-            total = total + self.config.task_weights[task] * loss
+            total = total + weights[task] * loss
         # a head without labels in this batch still takes part, so that no process waits for its gradient
         for head in (self.overall_head, self.rating_head, self.intensity_head, self.domain_head, self.task_balance):
             if head is not None:

@@ -11,13 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The domain tree: what interest is measured in, from broad domains at the top to narrow ones at the leaves."""
-
 """Processor of InterestLM: histories and candidates as dictionaries to the tensors that the model reads."""
 
 import math
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -52,7 +50,7 @@ def parse_time(value, where: str) -> int:
             moment = datetime.fromisoformat(value)
         except ValueError:
             raise ValueError(f"{where} is {value!r}, expected seconds since 1970 or an ISO date") from None
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return math.floor(moment.timestamp())
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ValueError(f"{where} is {value!r}, expected seconds since 1970 or an ISO date")
@@ -162,9 +160,10 @@ class InterestProcessor(ProcessorMixin):
             if value is not None and not isinstance(value, str) and not (key == "item_id" and isinstance(value, int)):
                 raise ValueError(f"{where}: `{key}` is {value!r}, expected a string")
         categories = entry.get("categories")
-        if categories is not None:
-            if isinstance(categories, str) or not all(isinstance(path, (list, tuple)) for path in categories):
-                raise ValueError(f"{where}: `categories` is {categories!r}, expected a list of paths (lists of names)")
+        if categories is not None and (
+            isinstance(categories, str) or not all(isinstance(path, (list, tuple)) for path in categories)
+        ):
+            raise ValueError(f"{where}: `categories` is {categories!r}, expected a list of paths (lists of names)")
         paths = tuple(tuple(path) for path in categories or ())
         sentence = item_sentence(entry.get("title"), entry.get(text_key), paths)
         if not sentence:
@@ -191,10 +190,9 @@ class InterestProcessor(ProcessorMixin):
             raise ValueError(f"{where}: `value` is {value!r}, expected a finite number")
         place = event.get("latitude"), event.get("longitude")
         if place != (None, None):
-            if any(not isinstance(part, (int, float)) or not math.isfinite(part) for part in place):
-                raise ValueError(f"{where}: `latitude`, `longitude` are {place!r}, expected degrees")
-            if abs(place[0]) > 90 or abs(place[1]) > 180:
-                raise ValueError(f"{where}: `latitude`, `longitude` are {place!r}, expected degrees")
+            for part, largest in zip(place, (90, 180), strict=True):
+                if not isinstance(part, (int, float)) or not math.isfinite(part) or abs(part) > largest:
+                    raise ValueError(f"{where}: `latitude`, `longitude` are {place!r}, expected degrees")
         action = event.get("action")
         return {
             "time": parse_time(event["timestamp"], f"{where}: `timestamp`"),
@@ -205,7 +203,9 @@ class InterestProcessor(ProcessorMixin):
             "place": (math.nan, math.nan) if place[0] is None else place,
         }
 
-    def __call__(self, histories=None, candidates=None, at=None, return_tensors="pt", **kwargs) -> BatchFeature:
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  histories, not images and audio
+        self, histories=None, candidates=None, at=None, return_tensors="pt", **kwargs
+    ) -> BatchFeature:
         """
         Args:
             histories (`list[list[dict]]`): per user the events, any order. An event has `timestamp` and describes the

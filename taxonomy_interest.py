@@ -128,8 +128,6 @@ class DomainTree:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DomainTree) and self.ids == other.ids
 
-    __hash__ = None
-
     @property
     def ids(self) -> list[str]:
         return [node["id"] for node in self.nodes]

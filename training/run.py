@@ -113,7 +113,7 @@ def tune_text(model: InterestModel, args: InterestTrainingArguments):
 
 
 def derive_schedule(args: InterestTrainingArguments, rows: PackedRows, processes: int = 1) -> None:
-    """Fills batch size, passes and validation steps where they were left to the log.
+    """Fills batch size and passes where they were left to the log, and decides when validation and checkpoints come.
 
     About 40 steps a pass and at most 32 rows a step; passes fall with the number of events, from 60 to 12.
     """
@@ -121,10 +121,10 @@ def derive_schedule(args: InterestTrainingArguments, rows: PackedRows, processes
         args.per_device_train_batch_size = int(np.clip(round(len(rows) / 40 / processes), 4, 32))
     if not args.num_train_epochs:
         args.num_train_epochs = float(np.clip(4e6 / max(rows.num_slots, 1), 12, 60))
-    per_epoch = max(1, len(rows) // (args.per_device_train_batch_size * processes))
-    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     if args.eval_steps is None:
-        args.eval_steps = max(1, round(steps / max(args.evaluations, 1)))
+        args.eval_steps = 10**9  # `evaluations` decides
+    else:
+        args.evaluations = 0
     args.save_steps = args.eval_steps
     args.eval_strategy = args.save_strategy = "steps"
     args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, "eval_objective", True

@@ -50,7 +50,27 @@ class TimeBudget(TrainerCallback, ExportableState):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.progress >= 1:
-            control.should_training_stop = True
+            control.should_training_stop = control.should_evaluate = control.should_save = True
+        return control
+
+
+class ValidateOften(TrainerCallback):
+    """Asks for `evaluations` validations with checkpoints, evenly over steps or the time budget, whichever is further."""
+
+    def __init__(self, budget: TimeBudget, evaluations: int):
+        self.budget, self.evaluations, self.done = budget, evaluations, 0
+
+    def _reached(self, state) -> int:
+        progress = max(state.global_step / max(state.max_steps, 1), self.budget.progress)
+        return int(min(progress, 1.0) * self.evaluations + 1e-9)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.done = self._reached(state)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        reached = self._reached(state)
+        if reached > self.done:
+            self.done, control.should_evaluate, control.should_save = reached, True, True
         return control
 
 
@@ -131,6 +151,8 @@ class InterestTrainer(Trainer):
         # forward takes **kwargs for PEFT's sake, but knows nothing of num_items_in_batch
         self.model_accepts_loss_kwargs = False
         self.add_callback(budget)
+        if args.evaluations and args.eval_strategy != "no":
+            self.add_callback(ValidateOften(budget, args.evaluations))
 
     @property
     def interest_model(self):

@@ -1,0 +1,157 @@
+"""Packed rows, cuts and half-hidden histories: every event trains, nothing after the training limit is ever read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from interest_lm import InterestModel, InterestProcessor
+from interest_lm.data.log import InterestLog
+from interest_lm.data.prepare import prepare
+from interest_lm.recommendation.log_tensors import LogTensors
+from interest_lm.training.batches import BatchBuilder, PackedRows
+from interest_lm.training.derive import config_for, known_items
+
+
+LENGTH = 16
+
+
+@pytest.fixture(scope="module")
+def small_log(tmp_path_factory) -> InterestLog:
+    folder = tmp_path_factory.mktemp("world") / "data"
+    prepare("synthetic", [], folder, world={"num_users": 30, "num_items": 60, "seed": 3}, quiet=True)
+    return InterestLog.load(folder)
+
+
+def make(log: InterestLog, backbone, **more) -> tuple[LogTensors, PackedRows, BatchBuilder]:
+    items = known_items(log)
+    model = InterestModel.from_text_pretrained(
+        str(backbone), num_items=len(items), hidden_size=16, max_history=LENGTH, **config_for(log)
+    )
+    processor = InterestProcessor.from_model(model, AutoTokenizer.from_pretrained(backbone), items)
+    texts = torch.zeros(2000, 32)  # what the texts say is not the point here
+    tensors = LogTensors(log, model, processor, texts=texts, progress=False)
+    rows = PackedRows(tensors, LENGTH, seed=5)
+    return tensors, rows, BatchBuilder(tensors, rows, seed=5, **more)
+
+
+def test_every_training_event_stands_in_one_row(small_log, tiny_bert):
+    _, rows, _ = make(small_log, tiny_bert)
+    orders = []
+    for epoch in range(2):
+        rows.set_epoch(epoch)
+        events = np.concatenate([rows[row][2] for row in range(len(rows))])
+        orders.append(events)
+        events = events[events >= 0]
+        per_user = np.bincount(small_log.user[small_log.split == 0], minlength=small_log.num_users)
+        expected = np.flatnonzero((small_log.split == 0) & (per_user[small_log.user] >= 2))
+        assert sorted(events) == expected.tolist()
+    assert (orders[0] != orders[1]).any()
+    rows.set_epoch(0)
+    assert (np.concatenate([rows[row][2] for row in range(len(rows))]) == orders[0]).all()
+
+
+def test_targets_are_the_next_training_events(small_log, tiny_bert):
+    tensors, rows, builder = make(small_log, tiny_bert, cuts=0, completions=0)
+    samples = [rows[row] for row in range(4)]
+    batch = builder(samples)
+    events = np.stack([row for _, _, row in samples])
+    table = tensors.item_ids[builder.catalogue]
+    log = small_log
+    for row, column in np.ndindex(events.shape):
+        event, target = events[row, column], int(batch["ranking_targets"][row, column])
+        if event < 0 or event + 1 >= builder.last_event[log.user[event]]:
+            assert target == -1
+        else:
+            assert table[target] == tensors.item_ids[log.item[event + 1]]
+            assert log.user[event + 1] == log.user[event] and log.split[event + 1] == 0
+
+
+def later_changed(log: InterestLog) -> InterestLog:
+    """The same log with every validation and test event another item, value, text and place."""
+    later = log.split > 0
+    item = np.where(later, (log.item + 7) % log.num_items, log.item).astype(np.int32)
+    value = np.where(later, 1.0, log.value).astype(np.float32)
+    place = np.where(later[:, None], 0.0, log.place).astype(np.float32)
+    return replace(log, item=item, value=value, place=place)
+
+
+@pytest.mark.parametrize("rule", ["global-time", "leave-last"])
+def test_batches_never_read_what_comes_after_training(small_log, tiny_bert, rule):
+    log = small_log
+    if rule == "leave-last":
+        split = np.zeros_like(log.split)
+        split[log.offsets[1:] - 1], split[log.offsets[1:] - 2] = 2, 1
+        facts = log.facts | {"split": rule, "validation_start": None, "test_start": None}
+        log = replace(log, split=split, facts=facts)
+    batches = []
+    for version in (log, later_changed(log)):
+        _, rows, builder = make(version, tiny_bert)
+        batches.append([builder([rows[row] for row in range(start, start + 8)]) for start in range(0, 32, 8)])
+    for first, second in zip(*batches, strict=True):
+        assert first.keys() == second.keys()
+        for name in first:
+            if name == "item_features":  # moments after the training limit may differ; those that are used may not
+                used = torch.cat([first["feature_index"].flatten(), first["cut_feature_index"]]).unique()
+                torch.testing.assert_close(first[name][used], second[name][used], msg=name)
+            else:
+                torch.testing.assert_close(first[name], second[name], equal_nan=True, msg=name)
+
+
+def test_cut_labels_are_the_windows_after_the_cut(small_log, tiny_bert):
+    """Counts of every cut, recounted event by event."""
+    tensors, rows, builder = make(small_log, tiny_bert, completions=0)
+    log, horizons = small_log, tensors.config.horizons
+    samples = [rows[row] for row in range(20)]
+    batch = builder(samples)
+    events = np.stack([row for _, _, row in samples])
+    assert len(batch["cut_rows"]) > 20 and batch["future_mask"].any()
+    for cut in range(len(batch["cut_rows"])):
+        row, column, time = (int(batch[name][cut]) for name in ("cut_rows", "cut_positions", "query_times"))
+        event = events[row, column]
+        user = log.user[event]
+        own = np.flatnonzero(log.user == user)
+        assert log.timestamp[event] < time
+        assert event == own[log.timestamp[own] < time].max()
+        for column, horizon in enumerate(horizons):
+            end = time + round(horizon * 86400)
+            if not batch["future_mask"][cut, column]:
+                continue
+            assert end <= log.facts["validation_start"]
+            inside = own[(log.timestamp[own] >= time) & (log.timestamp[own] < end)]
+            expected = np.asarray(log.item_nodes[log.item[inside]].sum(0))[0]
+            np.testing.assert_allclose(batch["future_counts"][cut, column], expected, atol=1e-5)
+            assert batch["intensity_counts"][cut, column] == len(inside)
+        shown = events[row] == event
+        first = events[row][batch["segment_ids"][row].numpy() == int(batch["segment_ids"][row][shown][0])].min()
+        assert batch["history_events"][cut] == first - own[0]
+
+
+def test_half_hidden_histories_add_up(small_log, tiny_bert):
+    _, rows, builder = make(small_log, tiny_bert, cuts=1, completions=1.0)
+    batch = builder([rows[row] for row in range(6)])
+    known = torch.isfinite(batch["completion_counts"][:, 0])
+    assert known.sum() == 6
+    top = torch.from_numpy(small_log.tree.depth == 0)
+    hidden = batch["completion_counts"][known][:, top].sum(1)
+    shown = (batch["history"][batch["cut_rows"][known]] != -1).sum(1) + batch["history_events"][known]
+    assert ((shown - hidden).abs() <= 1).all() and (hidden > 0).all()
+    assert not batch["future_mask"][known].any()
+
+
+def test_large_catalogues_are_sampled_with_their_chances(small_log, tiny_bert):
+    _, rows, builder = make(small_log, tiny_bert, full_softmax_items=10, sampled_items=30)
+    batch = builder([rows[row] for row in range(3)])
+    chances = batch["ranking_log_inclusion"]
+    assert len(chances) == len(batch["item_ids"]) and (chances <= 0).all() and torch.isfinite(chances).all()
+    assert int(batch["ranking_targets"].max()) < len(chances)
+
+
+def test_a_log_without_pairs_is_refused(small_log, tiny_bert):
+    log = replace(small_log, split=np.full_like(small_log.split, 2))
+    with pytest.raises(ValueError, match="two training events"):
+        make(log, tiny_bert)

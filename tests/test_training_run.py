@@ -1,0 +1,216 @@
+"""Whole runs on a tiny world: LoRA and frozen, resume, interruption, one call, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModel, TrainerCallback
+
+import interest_lm
+from interest_lm.data.log import InterestLog
+from interest_lm.data.prepare import prepare
+from interest_lm.training import finetune, run
+from interest_lm.training.arguments import InterestTrainingArguments
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world") / "data"
+    prepare("synthetic", [], folder, world={"num_users": 40, "num_items": 60, "seed": 3}, quiet=True)
+    return folder
+
+
+def arguments(data, output, backbone, **more) -> InterestTrainingArguments:
+    settings = {
+        "tuning": "frozen",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "max_history": 16,
+        "per_device_train_batch_size": 4,
+        "max_steps": 6,
+        "eval_steps": 3,
+        "prior_steps": 3,
+        "logging_steps": 2,
+        "baselines": "none",
+        "bf16": False,
+        "disable_tqdm": True,
+    } | more
+    return InterestTrainingArguments(output_dir=str(output), data=str(data), backbone=str(backbone), **settings)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return AutoModel.from_pretrained(folder).state_dict()
+
+
+def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path):
+    out = run.train(arguments(data, tmp_path / "out", tiny_bert, tuning="lora", live_texts=8))
+    loaded = AutoModel.from_pretrained(tmp_path / "out").eval()
+    base = AutoModel.from_pretrained(tiny_bert).state_dict()
+    name = "encoder.layer.0.attention.self.query.weight"
+    assert (loaded.text_model.state_dict()[name] - base[name]).abs().max() > 0
+    frozen = "embeddings.word_embeddings.weight"
+    torch.testing.assert_close(loaded.text_model.state_dict()[frozen], base[frozen])
+    assert {"README.md", "results.json"} - set(os.listdir(tmp_path / "out")) <= {"results.json"}
+    # the adapter on a fresh base gives the merged model
+    adapter = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert adapter["task_type"] == "FEATURE_EXTRACTION" and "domain_head" in adapter["modules_to_save"]
+    log = InterestLog.load(data)
+    torch.manual_seed(9)
+    bare, _ = run.new_model(log, arguments(data, tmp_path / "other", tiny_bert))
+    merged = PeftModel.from_pretrained(bare, tmp_path / "out" / "adapter").merge_and_unload()
+    for key, value in merged.state_dict().items():
+        torch.testing.assert_close(value, loaded.state_dict()[key], atol=1e-6, rtol=1e-5, msg=key)
+    assert out["training"]["steps"] == 6
+
+
+def test_a_resumed_run_ends_in_the_same_weights(data, tiny_bert, tmp_path):
+    run.train(arguments(data, tmp_path / "whole", tiny_bert, load_best_model_at_end=False))
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+            return control
+
+    original = run.InterestTrainer.__init__
+    try:
+
+        def with_stop(self, *positional, callbacks, **named):
+            original(self, *positional, callbacks=[*callbacks, Stop()], **named)
+
+        run.InterestTrainer.__init__ = with_stop
+        run.train(arguments(data, tmp_path / "parts", tiny_bert))
+    finally:
+        run.InterestTrainer.__init__ = original
+    assert (tmp_path / "parts" / "checkpoint-3").is_dir()
+    run.train(arguments(data, tmp_path / "parts", tiny_bert, resume_from_checkpoint="True"))
+    whole = torch.load(tmp_path / "whole" / "checkpoint-6" / "optimizer.pt", weights_only=True)["state"]
+    parts = torch.load(tmp_path / "parts" / "checkpoint-6" / "optimizer.pt", weights_only=True)["state"]
+    assert len(whole) == len(parts) > 10
+    for key in whole:
+        torch.testing.assert_close(whole[key]["exp_avg"], parts[key]["exp_avg"])
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], msg=name)
+
+
+def test_an_interrupted_run_leaves_a_checkpoint_that_loads(data, tiny_bert, tmp_path, monkeypatch):
+    step_end = run.StopOnSignal.on_step_end
+
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step_end(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(run.StopOnSignal, "on_step_end", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    args = arguments(data, tmp_path / "out", tiny_bert, max_steps=50)
+    outcome = run.train(args)
+    assert outcome["training"]["interrupted"] and outcome["training"]["steps"] in (4, 5)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert any(name.startswith("checkpoint-") for name in os.listdir(tmp_path / "out"))
+    assert torch.isfinite(weights(tmp_path / "out")["ranking_head.direction.weight"]).all()
+
+
+def test_accumulated_batches_equal_one_large_batch(data, tiny_bert, tmp_path):
+    """One step of 8 rows, and 8 accumulated steps of one: the gradient of the mean, not of the sum."""
+    norms = []
+    for name, rows, steps in (("large", 8, 1), ("small", 1, 8)):
+        args = arguments(
+            data, tmp_path / name, tiny_bert, per_device_train_batch_size=rows, gradient_accumulation_steps=steps,
+            max_steps=1, logging_steps=1, hidden_dropout=0.0, item_id_dropout=0.0, max_grad_norm=1e9,
+            cuts_per_row=0, completions_per_row=0.0, prior_steps=0, task_weights="overall=0,rating=0",
+        )  # fmt: skip
+        run.train(args)
+        state = json.loads((tmp_path / name / "checkpoint-1" / "trainer_state.json").read_text())
+        norms.append(next(entry["grad_norm"] for entry in state["log_history"] if "grad_norm" in entry))
+    assert norms[0] == pytest.approx(norms[1], rel=0.15)
+
+
+def test_the_time_budget_ends_a_run(data, tiny_bert, tmp_path):
+    outcome = run.train(
+        arguments(data, tmp_path / "out", tiny_bert, max_steps=10**6, max_minutes=1e-6, eval_steps=10**6)
+    )
+    assert outcome["training"]["steps"] == 1
+
+
+def test_fit_recommends_and_profiles_by_own_ids(tiny_bert, tmp_path):
+    random = np.random.default_rng(0)
+    genres = ["Crime", "Jazz", "Food"]
+    items = pd.DataFrame(
+        {
+            "item_id": [f"i{n}" for n in range(12)],
+            "title": [f"{genres[n % 3]} number {n}" for n in range(12)],
+            "categories": [[[genres[n % 3]]] for n in range(12)],
+        }
+    )
+    rows = [
+        {"user_id": f"u{user}", "item_id": f"i{random.integers(12)}", "timestamp": 1_600_000_000 + 86_400 * day + user}
+        for user in range(25)
+        for day in range(0, 120, 6)
+    ]
+    fitted = interest_lm.fit(
+        pd.DataFrame(rows), items, output_dir=tmp_path / "out", backbone=str(tiny_bert), tuning="frozen", max_steps=4,
+        hidden_size=16, max_history=16, prior_steps=2, baselines="none", disable_tqdm=True,
+    )  # fmt: skip
+    lists = fitted.recommend(["u3", "u7"], k=4)
+    assert [entry["user"] for entry in lists] == ["u3", "u7"]
+    assert all(
+        len(entry["ranking"]) == 4 and {row["item_id"] for row in entry["ranking"]} <= set(items["item_id"])
+        for entry in lists
+    )
+    profile = fitted.profile("u3")
+    assert {domain["domain"] for domain in profile["domains"]} <= set(genres)
+    with pytest.raises(ValueError, match="nobody"):
+        fitted.recommend(["nobody"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tuning", "magic"], "magic"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--task_weights", "ranking:1"], "task=weight"),
+        (["--horizons", "3", "1"], "ascending"),
+        (["--resume_from_checkpoint", "True"], "no checkpoint"),
+        (["unknown.yaml"], "unknown.yaml"),
+    ],
+)
+def test_bad_arguments_are_one_line(data, tiny_bert, tmp_path, capsys, flags, message):
+    argv = [
+        "--data",
+        str(data),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--backbone",
+        str(tiny_bert),
+        "--max_steps",
+        "1",
+    ]
+    argv = flags + argv if flags[0].endswith(".yaml") else argv + flags
+    assert finetune.main(argv) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and message in line
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_an_existing_folder_is_kept(data, tiny_bert, tmp_path, capsys):
+    (tmp_path / "precious.txt").write_text("mine")
+    assert finetune.main(["--data", str(data), "--output_dir", str(tmp_path), "--backbone", str(tiny_bert)]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_yaml_first_then_flags(tmp_path, tiny_bert):
+    (tmp_path / "recipe.yaml").write_text("tuning: frozen\nlearning_rate: 0.01\nhorizons: [1, 5]\n")
+    args = finetune.parse([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path), "--learning_rate", "0.02"])
+    assert args.tuning == "frozen" and args.learning_rate == 0.02 and args.horizons == [1, 5]
+    (tmp_path / "wrong.yaml").write_text("tunning: frozen\n")
+    with pytest.raises(ValueError, match="tunning"):
+        finetune.parse([str(tmp_path / "wrong.yaml")])
