@@ -87,6 +87,8 @@ class InterestConfig(PreTrainedConfig):
             Popularity features per item and moment behind the ranking bias.
         use_popularity (`bool`, *optional*, defaults to `True`):
             Ranking has a bias that is a function of decayed counts and age.
+        use_repetition (`bool`, *optional*, defaults to `True`):
+            Ranking sees how often and how lately the person had the very item before.
         domains (`list[dict]`, *optional*):
             Nodes of the domain tree, `{"id", "name", "parent"}`; see [`DomainTree`].
         horizons (`list[float]`, *optional*, defaults to `[1.0, 7.0, 28.0]`):
@@ -163,6 +165,7 @@ class InterestConfig(PreTrainedConfig):
     item_id_dropout: float | int = 0.1
     num_item_features: int = 6
     use_popularity: bool = True
+    use_repetition: bool = True
     domains: list[dict] | None = None
     horizons: list[float | int] | None = None
     horizon_unit: Literal["days", "events"] = "days"

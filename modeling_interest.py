@@ -173,16 +173,20 @@ class FusedSoftmaxLoss(torch.autograd.Function):
     """Mean cross-entropy of `queries @ items.T + bias` without ever holding all logits; gradients come from the forward.
 
     With `log_inclusion`, the table is a sample: logits of all but the target are corrected by minus the log of the chance
-    that an item is in it (Bengio & Senecal 2008), an unbiased estimate of the partition sum.
+    that an item is in it (Bengio & Senecal 2008), an unbiased estimate of the partition sum. `extra (R, T)` is added to the
+    logits of the items in `extra_index (R, T)`.
     """
 
     @staticmethod
-    def forward(ctx, queries, items, bias, bias_index, targets, log_inclusion, dtype, chunk):
+    def forward(
+        ctx, queries, items, bias, bias_index, targets, log_inclusion, dtype, chunk, extra=None, extra_index=None
+    ):
         rows = queries.shape[0]
         items_low = items.to(dtype)
         grad_queries = torch.empty_like(queries, dtype=torch.float32)
         grad_items = torch.zeros_like(items, dtype=torch.float32)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        grad_extra = None if extra is None else torch.empty_like(extra, dtype=torch.float32)
         loss = torch.zeros((), device=queries.device)
         for start in range(0, rows, chunk):
             part = slice(start, start + chunk)
@@ -190,6 +194,8 @@ class FusedSoftmaxLoss(torch.autograd.Function):
             logits = (query_low @ items_low.T).float()
             if bias is not None:
                 logits += bias[bias_index[part]]
+            if extra is not None:
+                logits.scatter_add_(1, extra_index[part], extra[part].float())
             if log_inclusion is not None:
                 own = logits.gather(1, target)
                 logits -= log_inclusion
@@ -203,18 +209,26 @@ class FusedSoftmaxLoss(torch.autograd.Function):
             probability.scatter_add_(1, target, torch.full_like(own, -1.0))
             if grad_bias is not None:
                 grad_bias.index_add_(0, bias_index[part], probability)
+            if grad_extra is not None:
+                grad_extra[part] = probability.gather(1, extra_index[part])
             low = probability.to(dtype)
             grad_queries[part] = low @ items_low
             grad_items += low.T @ query_low
-        ctx.save_for_backward(grad_queries / rows, grad_items / rows, None if bias is None else grad_bias / rows)
+        ctx.save_for_backward(
+            grad_queries / rows,
+            grad_items / rows,
+            None if grad_bias is None else grad_bias / rows,
+            None if grad_extra is None else grad_extra / rows,
+        )
         ctx.dtypes = queries.dtype, items.dtype
         return loss / rows
 
     @staticmethod
     def backward(ctx, *grad_outputs):
         (grad_output,) = grad_outputs
-        queries, items, bias = ctx.saved_tensors
+        queries, items, bias, extra = ctx.saved_tensors
         bias = None if bias is None else grad_output * bias
+        extra = None if extra is None else grad_output * extra
         return (
             (grad_output * queries).to(ctx.dtypes[0]),
             (grad_output * items).to(ctx.dtypes[1]),
@@ -223,6 +237,8 @@ class FusedSoftmaxLoss(torch.autograd.Function):
             None,
             None,
             None,
+            None,
+            extra,
             None,
         )
 
@@ -704,8 +720,12 @@ class InterestIntensityHead(nn.Module):
         return log_mean.clamp(-12, 12), (self.dispersion + self.gap[1] * quiet[:, None]).clamp(-5, 8)
 
 
+REPEAT_HALF_LIVES = (3.0, 30.0)
+
+
 class InterestRankingHead(nn.Module):
-    """`<W y, z> / tau + b`, with b a function of the item's decayed counts and age."""
+    """`<W y, z> / tau + b + c`: b a function of the item's decayed counts and age, c of how often and how lately the person
+    had this very item."""
 
     def __init__(self, config: InterestConfig):
         super().__init__()
@@ -716,6 +736,23 @@ class InterestRankingHead(nn.Module):
         if config.use_popularity and config.num_item_features:
             self.features = nn.Linear(config.num_item_features, POPULARITY_WIDTH)
             self.feature_bias = InterestZeroLinear(POPULARITY_WIDTH, 1, bias=False)
+        self.repetition = InterestZeroLinear(3, 1, bias=False) if config.use_repetition else None
+
+    def repeats(self, keys: torch.Tensor, age: torch.Tensor, same: torch.Tensor) -> torch.Tensor | None:
+        """What an item gains at each query for having been had before, `(..., Q, T)`: at the item's latest event.
+
+        Args: keys `(..., Q, T)` bool, the events that a query knows; age `(..., Q, T)` in events; same `(..., T, T)` bool,
+        events of one item. From "had before" and log counts with half-lives of 3 and 30 events.
+        """
+        if self.repetition is None:
+            return None
+        with torch.no_grad(), torch.autocast(keys.device.type, enabled=False):
+            known, alike = keys.float(), same.float()
+            later = known @ alike.tril(-1)
+            latest = (keys & (later < 0.5)).float()
+            counts = [(known * torch.exp2(-age.clamp(min=0).float() / half)) @ alike for half in REPEAT_HALF_LIVES]
+            features = torch.stack([torch.ones_like(known), *(count.log1p() for count in counts)], -1)
+        return self.repetition(features)[..., 0].float() * latest
 
     def query(self, user: torch.Tensor) -> torch.Tensor:
         return self.direction(user).float() * (-self.log_temperature).exp()
@@ -973,6 +1010,7 @@ class InterestModel(InterestPreTrainedModel):
         history_days: torch.Tensor | None = None,
         population_shares: torch.Tensor | None = None,
         candidates: torch.Tensor | None = None,
+        rank_items: bool = False,
         feature_index: torch.Tensor | None = None,
         cut_feature_index: torch.Tensor | None = None,
         ranking_targets: torch.Tensor | None = None,
@@ -1019,6 +1057,7 @@ class InterestModel(InterestPreTrainedModel):
             population_shares (`torch.FloatTensor` of shape `(M, 2, K)`, *optional*): everybody's long-run and recent shares
                 before the query. Default: those at the end of the training log.
             candidates (`torch.LongTensor` of shape `(M, C)`, *optional*): item rows to score, -1 = padding.
+            rank_items (`bool`, *optional*, defaults to `False`): score every item of the table, `ranking_scores (M, N)`.
             feature_index (`torch.LongTensor` of shape `(B, T)`, *optional*): moment in `item_features` of each position.
             cut_feature_index (`torch.LongTensor` of shape `(M,)`, *optional*): the same for queries.
             ranking_targets (`torch.LongTensor` of shape `(B, T)`, *optional*): item row of the next event, -1 = none.
@@ -1084,12 +1123,27 @@ class InterestModel(InterestPreTrainedModel):
             item_features = (self.population.item_features[item_ids.clamp(min=0)] * known)[None]
         bias = self.ranking_head.bias(item_features)
         query = self.ranking_head.query(output["fused"])
+        identity = item_identity(len(items), item_ids, history.device)
+        owned = torch.where(history >= 0, identity[history.clamp(min=0)], -1)
+        same = (owned[:, :, None] == owned[:, None, :]) & (history >= 0)[:, None]
+        repeats = self.ranking_head.repeats(output["keys"][:, None], output["back"][:, None], same[cut_rows])
+        repeats = None if repeats is None else repeats[:, 0]
+        if rank_items:
+            scores = query @ items.T
+            if bias is not None:
+                moment = torch.zeros_like(cut_rows) if cut_feature_index is None else cut_feature_index
+                scores = scores + bias[moment]
+            if repeats is not None:
+                scores = scores.scatter_add(1, history[cut_rows].clamp(min=0), repeats)
+            result.ranking_scores = scores
         if candidates is not None:
             index = candidates.clamp(min=0)
             scores = torch.einsum("md,mcd->mc", query, items[index])
             if bias is not None:
                 moment = torch.zeros_like(cut_rows) if cut_feature_index is None else cut_feature_index
                 scores = scores + bias[moment[:, None], index]
+            if repeats is not None:
+                scores = scores + (repeats[:, None] * (identity[index][..., None] == owned[cut_rows][:, None])).sum(-1)
             ratings = self.rating_head(output["user"], items[index]) if self.rating_head is not None else None
             logits = self.overall_head(output["user"], scores, ratings)
             result.ranking_scores = scores.masked_fill(candidates < 0, -torch.inf)
@@ -1108,9 +1162,13 @@ class InterestModel(InterestPreTrainedModel):
                 ranking_log_inclusion,
                 overall_labels,
                 rating_labels,
+                self.position_repeats(history, segment_ids, same),
+                history,
             )
         if cut_targets is not None:
-            first = self.softmax_loss(query, items, bias, cut_feature_index, cut_targets, ranking_log_inclusion)
+            first = self.softmax_loss(
+                query, items, bias, cut_feature_index, cut_targets, ranking_log_inclusion, repeats, history[cut_rows]
+            )
             losses["ranking"] = losses["ranking"] + 0.1 * first if "ranking" in losses else first
         losses |= self.domain_losses(output, completion_counts, future_counts, future_mask)
         if self.intensity_head is not None and intensity_counts is not None and future_mask is not None:
@@ -1138,7 +1196,7 @@ class InterestModel(InterestPreTrainedModel):
         user, hidden, attention = self.query_layer(
             state, states[rows], query_times, place, keys, key_times, key_places
         )
-        output = {"user": user, "fused": user}
+        output = {"user": user, "fused": user, "keys": keys & (history[rows] >= 0), "back": back}
         gap = (query_times[:, None] - key_times).clamp(min=0)
         seconds = self.config.time_unit == "seconds"
         age_days = gap.float() / SECONDS_PER_DAY if seconds else gap.float()
@@ -1191,8 +1249,23 @@ class InterestModel(InterestPreTrainedModel):
         log_mean, log_size = self.intensity_head(user, rates, gap)
         return {"log_mean": log_mean, "log_size": log_size, "long_run_rate": long_run}
 
-    def softmax_loss(self, query, items, bias, moments, targets, log_inclusion) -> torch.Tensor:
+    def position_repeats(self, history, segments, same) -> torch.Tensor | None:
+        """Gains of items had before, at every position, `(B, T, T)`."""
+        if self.ranking_head.repetition is None:
+            return None
+        position = torch.arange(history.shape[1], device=history.device)
+        age = position[:, None] - position
+        keys = (age >= 0) & (age < self.config.max_history) & (segments[:, :, None] == segments[:, None, :])
+        return self.ranking_head.repeats(keys & (history >= 0)[:, None], age, same)
+
+    def softmax_loss(
+        self, query, items, bias, moments, targets, log_inclusion, repeats=None, history=None
+    ) -> torch.Tensor:
         """Mean cross-entropy of the next item over the item table, chunked."""
+        extra = extra_index = None
+        if repeats is not None:
+            wanted = (targets >= 0).nonzero(as_tuple=True)
+            extra, extra_index = repeats[wanted], history.clamp(min=0)[wanted[0]]
         rows = targets >= 0
         query, targets = query[rows], targets[rows]
         if not len(targets):
@@ -1202,12 +1275,16 @@ class InterestModel(InterestPreTrainedModel):
         autocast = torch.is_autocast_enabled(query.device.type)
         dtype = torch.get_autocast_dtype(query.device.type) if autocast else torch.float32
         with torch.autocast(query.device.type, enabled=False):
-            return FusedSoftmaxLoss.apply(query, items, bias, moments, targets, log_inclusion, dtype, 512)
+            return FusedSoftmaxLoss.apply(
+                query, items, bias, moments, targets, log_inclusion, dtype, 512, extra, extra_index
+            )
 
-    def position_losses(self, states, items, bias, moments, targets, log_inclusion, overall_labels, rating_labels):
+    def position_losses(
+        self, states, items, bias, moments, targets, log_inclusion, overall_labels, rating_labels, repeats, history
+    ):
         """Losses at every position: next item, and whether and how much it was liked."""
         query = self.ranking_head.query(states)
-        losses = {"ranking": self.softmax_loss(query, items, bias, moments, targets, log_inclusion)}
+        losses = {"ranking": self.softmax_loss(query, items, bias, moments, targets, log_inclusion, repeats, history)}
         if overall_labels is None and rating_labels is None:
             return losses
         target = targets.clamp(min=0)
@@ -1223,6 +1300,8 @@ class InterestModel(InterestPreTrainedModel):
             if bias is not None:
                 moment = torch.zeros_like(targets) if moments is None else moments
                 score = score + bias[moment, target]
+            if repeats is not None:
+                score = score + (repeats * (history[:, None, :] == target[:, :, None])).sum(-1)
             logits = self.overall_head(states, score[..., None], None if rating is None else rating[..., None])[..., 0]
             loss = F.binary_cross_entropy_with_logits(logits, overall_labels.nan_to_num(0.0), reduction="none")
             losses["overall"] = (loss * known).sum() / known.sum().clamp(min=1)
@@ -1270,6 +1349,14 @@ class InterestModel(InterestPreTrainedModel):
             if head is not None:
                 total = total + 0.0 * sum(parameter.sum() for parameter in head.parameters())
         return total
+
+
+def item_identity(number: int, item_ids: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """A number per item row, the same for rows of one known item, `(N,)`."""
+    rows = torch.arange(number, device=device)
+    if item_ids is None:
+        return rows
+    return torch.where(item_ids >= 0, item_ids, rows + item_ids.amax().clamp(min=0) + 1)
 
 
 def is_causal(text_model: nn.Module) -> bool:

@@ -319,8 +319,8 @@ class InterestPipeline(Pipeline):
 
     def save_pretrained(self, save_directory, **kwargs):
         """Saves model, processor and code. A checkpoint to publish is written by `publishing.export.save_checkpoint`."""
-        # loading a pipeline leaves classes in this dictionary, which no JSON file takes
-        self.model.config.custom_pipelines = {TASK: dict(CUSTOM_PIPELINES[TASK])}
+        # what a registered class has: a class out of a checkpoint's code would be saved without its file
+        self._registered_impl = {TASK: {"impl": type(self), "pt": (AutoModel,)}}
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 

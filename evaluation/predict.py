@@ -38,10 +38,13 @@ class ModelPredictor:
         self.model, self.processor, self.log, self.batch_size = model, processor, log, batch_size
         self.tensors = tensors or LogTensors(log, model, processor, cache_dir=cache_dir, progress=progress)
 
-    def forward(self, histories, time: np.ndarray, **inputs: torch.Tensor) -> InterestOutput:
+    def forward(self, histories, time: np.ndarray, **inputs) -> InterestOutput:
         """One pass over some cases; every tensor of the output has one row per case."""
         batch = self.tensors.items() | self.tensors.queries(histories, time, self.model.config.max_history) | inputs
-        batch = {name: value.to(self.model.device) for name, value in batch.items()}
+        batch = {
+            name: value.to(self.model.device) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+        }
         was_training = self.model.training
         with torch.inference_mode():
             output = self.model.eval()(**batch)
@@ -68,13 +71,7 @@ class ModelPredictor:
         chosen = take(cases, rows)
         scores = np.empty((len(chosen.user), self.log.num_items), dtype=np.float32)
         for part, batch in self.batches(chosen):
-            output = self.forward(batch.histories, batch.time)
-            with torch.inference_mode():
-                score = self.model.ranking_head.query(output.user_embeds) @ output.item_embeds.T
-                if self.tensors.popularity is not None:
-                    moment = torch.from_numpy(self.tensors.popularity.index(batch.time))
-                    bias = self.model.ranking_head.bias(self.tensors.item_features.to(score.device))
-                    score = score + bias[moment.to(score.device)]
+            score = self.forward(batch.histories, batch.time, rank_items=True)["ranking_scores"]
             scores[part] = score.float().cpu().numpy()
         return scores
 

@@ -153,7 +153,7 @@ def test_a_model_made_from_a_config_has_no_garbage(checkpoint, tmp_path):
         assert torch.isfinite(value.float()).all() and value.float().abs().max() < 1e4, name
     # a checkpoint without the heads' weights: a load on the meta device fills every one of them
     state = {k: v for k, v in fresh.state_dict().items() if k.startswith("text_model") or "." not in k}
-    buffers = {k: v for k, v in fresh.named_buffers()}
+    buffers = dict(fresh.named_buffers())
     fresh.save_pretrained(tmp_path, state_dict=state | buffers)
     loaded = AutoModel.from_pretrained(tmp_path)
     for name, value in loaded.state_dict().items():

@@ -192,3 +192,33 @@ def test_group_log_softmax(seed, groups, nodes):
     result = group_log_softmax(logits, group, groups)
     for number in group.unique():
         torch.testing.assert_close(result[:, group == number], logits[:, group == number].log_softmax(-1))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_repeats_are_counted_once_per_item(seed):
+    """The gain of an item had before, recounted event by event, and its gradient through the fused loss."""
+    model = stirred_model([2], seed)
+    head, random = model.ranking_head, np.random.default_rng(seed)
+    history = torch.from_numpy(random.integers(0, 4, (1, 8)))
+    same = history[:, :, None] == history[:, None, :]
+    gains = model.position_repeats(history, torch.zeros_like(history), same)[0]
+    weight = head.repetition.weight[0]
+    for position in range(8):
+        total = torch.zeros(4)
+        total.index_add_(0, history[0], gains[position].detach())
+        for item in range(4):
+            ages = [position - e for e in range(position + 1) if history[0, e] == item]
+            features = [float(bool(ages)), *(np.log1p(sum(2 ** (-a / half) for a in ages)) for half in (3.0, 30.0))]
+            expected = float((weight.detach() * torch.tensor(features, dtype=torch.float32)).sum()) if ages else 0.0
+            assert float(total[item]) == pytest.approx(expected, abs=1e-4)
+    query, table = torch.randn(8, 5), torch.randn(4, 5)
+    targets = torch.from_numpy(random.integers(0, 4, 8))
+    loss = FusedSoftmaxLoss.apply(
+        query, table, None, None, targets, None, torch.float32, 3, gains, history.expand(8, -1).contiguous()
+    )
+    plain_gain = torch.zeros(8, 4).scatter_add(1, history.expand(8, -1), gains)
+    plain = torch.nn.functional.cross_entropy(query @ table.T + plain_gain, targets)
+    torch.testing.assert_close(loss, plain)
+    gradient = torch.autograd.grad(loss, head.repetition.weight, retain_graph=True)[0]
+    torch.testing.assert_close(gradient, torch.autograd.grad(plain, head.repetition.weight)[0], atol=1e-5, rtol=1e-4)
