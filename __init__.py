@@ -1,5 +1,9 @@
 """InterestLM: what people are interested in, how fast that changes, and what comes next."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .configuration_interest import InterestConfig
@@ -7,8 +11,34 @@ from .modeling_interest import InterestModel, InterestOutput
 from .processing_interest import InterestProcessor
 
 
+if TYPE_CHECKING:
+    from .recommendation.encode import encode_items
+    from .training.fit import Fitted, fit
+
 AutoConfig.register("interest_lm", InterestConfig, exist_ok=True)
 AutoModel.register(InterestConfig, InterestModel, exist_ok=True)
 AutoProcessor.register(InterestConfig, InterestProcessor, exist_ok=True)
 
-__all__ = ["InterestConfig", "InterestModel", "InterestOutput", "InterestProcessor"]
+__version__ = "0.1.0"
+__all__ = [
+    "Fitted",
+    "InterestConfig",
+    "InterestModel",
+    "InterestOutput",
+    "InterestProcessor",
+    "encode_items",
+    "fit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Training and encoding are imported when they are first asked for: loading a model needs neither."""
+    if name in ("fit", "Fitted"):
+        from .training import fit as module
+
+        return getattr(module, name)
+    if name == "encode_items":
+        from .recommendation.encode import encode_items
+
+        return encode_items
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

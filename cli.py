@@ -1,0 +1,271 @@
+"""The `interest-lm` command: from a log to a published interest model."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Split(StrEnum):
+    LEAVE_LAST = "leave-last"
+    GLOBAL_TIME = "global-time"
+
+
+class Time(StrEnum):
+    SECONDS = "seconds"
+    ISO = "iso"
+    ORDER = "order"
+
+
+class EvaluationSplit(StrEnum):
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+app = typer.Typer(
+    name="interest-lm",
+    help="What people are interested in, how fast that changes, and what comes next.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="Bad input ends with one line and exit status 2; INTEREST_LM_TRACEBACK=1 shows where it was found.",
+)
+
+DataOption = Annotated[Path, typer.Option("--data", help="Folder of an interest dataset (`interest-lm prepare`).")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a checkpoint, or a Hub repository.")]
+UserOption = Annotated[list[str], typer.Option("--user", help="A user's own id; may be given several times.")]
+AtOption = Annotated[
+    str | None,
+    typer.Option(help="Moment: seconds or an ISO date (UTC), or a position. Default: right after the last event."),
+]
+
+
+def main() -> None:
+    """Runs the command; what is wrong with the input becomes one line on stderr and exit status 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("INTEREST_LM_TRACEBACK"):
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+@app.command()
+def inspect(
+    source: Annotated[list[Path], typer.Argument(metavar="LOG...", help="A prepared folder, or files of a raw log.")],
+    recipe: Annotated[str | None, typer.Option(help="How to read a raw log; found out where it is not given.")] = None,
+    time: Annotated[Time | None, typer.Option(help="What `timestamp` holds; found out where it is not given.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="NAME=COLUMN, e.g. user_id=CustomerID.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell before any training what a log can support: spans, ties, repeats, reliability of change, suggestions."""
+    from .data.inspect import inspect_path, print_inspection
+
+    options = {"recipe": recipe, "time": time and str(time), "columns": _columns(column or [])}
+    report = inspect_path(source, **{name: value for name, value in options.items() if value})
+    if as_json:
+        print(json.dumps(report, indent=1, ensure_ascii=False))
+    else:
+        print_inspection(report)
+
+
+@app.command()
+def prepare(
+    recipe: Annotated[str, typer.Argument(help="movielens, checkins, table or synthetic.")],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(metavar="SOURCE...", help="Folder or files of the log.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = ...,  # type: ignore[assignment]
+    split: Annotated[Split | None, typer.Option(help="Split rule; default: the recipe's.")] = None,
+    min_events: Annotated[int | None, typer.Option(min=1, help="Drop users with fewer events.")] = None,
+    time: Annotated[Time | None, typer.Option(help="What `timestamp` holds; found out where it is not given.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="NAME=COLUMN, e.g. user_id=CustomerID.")] = None,
+    events: Annotated[Path | None, typer.Option(help="File of events (recipe table).")] = None,
+    items: Annotated[Path | None, typer.Option(help="File of items (recipe table).")] = None,
+    domains: Annotated[Path | None, typer.Option(help="A taxonomy file instead of the items' categories.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the log, for the cards.")] = None,
+    num_users: Annotated[int | None, typer.Option(min=1, help="Users of the generated world.")] = None,
+    num_items: Annotated[int | None, typer.Option(min=1, help="Items of the generated world.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the generated world.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
+) -> None:
+    """Turn a raw log into an interest dataset: events and items as Parquet, splits, domain tree, card."""
+    from .data.prepare import prepare as run
+
+    world = {"num_users": num_users, "num_items": num_items, "seed": seed}
+    world = {name: value for name, value in world.items() if value is not None}
+    if world and recipe != "synthetic":
+        raise ValueError(f"--{next(iter(world)).replace('_', '-')} is for the recipe synthetic, not {recipe!r}")
+    run(
+        recipe,
+        sources or [],
+        output,
+        split=split and str(split),
+        min_events=min_events,
+        time=time and str(time),
+        columns=_columns(column or []),
+        overwrite=overwrite,
+        events=events,
+        items=items,
+        domains=domains,
+        licence=licence,
+        world=world or None,
+    )
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    columns = {}
+    for pair in pairs:
+        name, equals, column = pair.partition("=")
+        if not equals or not name or not column:
+            raise ValueError(f"--column is {pair!r}, expected NAME=COLUMN")
+        columns[name] = column
+    return columns
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+def finetune(context: typer.Context) -> None:
+    """Fine-tune on one process; takes the arguments of `python -m interest_lm.training.finetune` (see its --help)."""
+    from .training.finetune import main as run
+
+    raise SystemExit(run(context.args))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Folder of a checkpoint, or a Hub repository.")
+    ] = None,
+    data: DataOption = ...,  # type: ignore[assignment]
+    predictions: Annotated[
+        Path | None, typer.Option(help="Parquet of anybody's lists or forecasts instead of MODEL.")
+    ] = None,
+    split: Annotated[EvaluationSplit, typer.Option(help="What is asked.")] = EvaluationSplit.TEST,
+    baselines: Annotated[str, typer.Option(help="`all`, `none`, or names with commas between.")] = "all",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write; default: results.json in the checkpoint, whose card is rendered anew."),
+    ] = None,
+    max_users: Annotated[int | None, typer.Option(min=1, help="Ask about a random sample of users.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of samples, hidden halves and bootstrap.")] = 0,
+) -> None:
+    """Measure a model, or anybody's predictions, beside tuned baselines on the same cases."""
+    from .data.log import InterestLog
+    from .evaluation.report import print_table
+    from .publishing.measure import evaluate_checkpoint, evaluate_predictions
+
+    if (model is None) == (predictions is None):
+        raise ValueError("expected either MODEL or --predictions FILE")
+    log = InterestLog.load(data)
+    names = baselines if baselines == "all" else [name for name in baselines.split(",") if name and name != "none"]
+    options = {"split": str(split), "baselines": names, "seed": seed, "max_users": max_users, "output": output}
+    if predictions is not None:
+        results = evaluate_predictions(predictions, log, **options)
+    else:
+        results = evaluate_checkpoint(str(model), log, **options)
+    print_table(results)
+
+
+@app.command()
+def profile(
+    model: ModelArgument,
+    data: DataOption,
+    user: UserOption,
+    at: AtOption = None,
+    level: Annotated[int | None, typer.Option(min=0, help="Level of the domain tree, 0 = top; default: all.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Domains per level.")] = 8,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it, too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what one person is interested in, how fast that changes, and what comes next."""
+    from .recommendation.picture import plot_profile
+    from .recommendation.profile import interest_profile, print_profile
+
+    if plot is not None and len(user) > 1:
+        raise ValueError(f"--plot draws one person, and --user is given {len(user)} times")
+    predictor, log = _predictor(model, data)
+    profiles = [interest_profile(predictor, log, name, at=at, level=level, top=top) for name in user]
+    if as_json:
+        print(json.dumps(profiles if len(profiles) > 1 else profiles[0], indent=1, ensure_ascii=False))
+    else:
+        for found in profiles:
+            print_profile(found)
+    if plot is not None:
+        plot_profile(profiles[0], plot)
+        print(f"picture: {plot}", file=sys.stderr)
+
+
+@app.command()
+def recommend(
+    model: ModelArgument,
+    data: DataOption,
+    user: UserOption,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Length of the list.")] = 10,
+    at: AtOption = None,
+    filter_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--filter-seen/--keep-seen", help="Leave out what the person had; default: by the log's repeat rate."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per user.")] = False,
+) -> None:
+    """List the items to show to people, each with the event it follows from."""
+    from .recommendation.recommend import print_recommendations
+    from .recommendation.recommend import recommend as run
+
+    predictor, log = _predictor(model, data)
+    vectors = predictor.item_vectors()
+    lists = run(predictor, log, user, top_k, filter_seen=filter_seen, at=at, item_vectors=vectors)
+    if as_json:
+        for entry in lists:
+            print(json.dumps(entry, ensure_ascii=False))
+    else:
+        print_recommendations(lists)
+
+
+def _predictor(model: str, data: Path):
+    from .data.log import InterestLog
+    from .evaluation.predict import ModelPredictor
+    from .publishing.export import load_checkpoint
+
+    log = InterestLog.load(data)
+    network, processor, _ = load_checkpoint(model)
+    return ModelPredictor(network, processor, log), log
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A tiny world: about a minute, and figures to match.")
+    ] = False,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Minutes of training; default 3, or 0.4 if quick.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the world and of the training.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
+) -> None:
+    """The whole way on a generated world: prepare, fine-tune, evaluate, picture, card. Minutes on two cores."""
+    from .demo import run
+
+    run(output, quick=quick, max_minutes=max_minutes, seed=seed, overwrite=overwrite)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The figures of `results.json` as the tables of a card, and as its `model-index`."""
+
+from __future__ import annotations
+
+from huggingface_hub import EvalResult
+
+from ..evaluation.report import COLUMNS, SMALLER_IS_BETTER
+from .markdown import escape, number, table
+
+
+TASK = "user-interest"
+TITLES = {
+    "ranking": "Ranking",
+    "overall": "Overall interest",
+    "completion": "Interest (completion of a hidden half)",
+    "future": "Future interest",
+    "change": "Change rate",
+    "intensity": "Intensity",
+    "rating": "Rating",
+}
+CONTROLLED = (("ranking", "ndcg@10"), ("future", "cross_entropy"), ("future", "skill"), ("change", "auc"))
+RANKING_TITLES = {"filtered": "Ranking, seen items left out", "unfiltered": "Ranking, seen items kept"}
+HEADLINES = (
+    ("ranking", "ndcg@10"),
+    ("ranking", "hit_rate@10"),
+    ("overall", "auc"),
+    ("completion", "cross_entropy"),
+    ("future", "cross_entropy"),
+    ("change", "auc"),
+    ("rating", "rmse"),
+)
+
+
+def results_tables(results: dict) -> str:
+    """A table per group, the model's row first and the best figure of a column bold, and the distance to the best."""
+    parts = []
+    headline = (results.get("protocol") or {}).get("headline", "filtered")
+    for group, title in TITLES.items():
+        tables = [(title, [group])]
+        if group == "ranking":
+            other = "unfiltered" if headline == "filtered" else "filtered"
+            tables = [(RANKING_TITLES[headline], [group]), (RANKING_TITLES[other], [group, other])]
+        for name, path in tables:
+            shown = _group_table(results, path)
+            if shown:
+                parts.append(f"### {name}\n\n{shown}")
+    paired = results.get("paired") or {}
+    if paired:
+        rows = []
+        for figure, entry in paired.items():
+            unit = " %" if entry.get("unit") == "per cent" else ""
+            rows.append(
+                [
+                    escape(figure),
+                    escape(entry.get("baseline", "-")),
+                    f"{number(entry.get('difference'))}{unit}",
+                    _interval(entry.get("interval")) or "-",
+                ]
+            )
+        parts.append("### Model minus the best baseline\n\n" + table(["", "baseline", "difference", "interval"], rows))
+    return "\n\n".join(parts)
+
+
+def _group_table(results: dict, path: list[str]) -> str:
+    model = _section(results, path)
+    if model is None:
+        return ""
+    rows = {"**this model**": model}
+    for baseline, groups in (results.get("baselines") or {}).items():
+        section = _section(groups or {}, path)
+        if section is not None:
+            rows[escape(baseline)] = section
+    metrics = [name for name in COLUMNS[path[0]] if any(_is_figure(row.get(name)) for row in rows.values())]
+    if not metrics:
+        return ""
+    best = {metric: _best(metric, [row.get(metric) for row in rows.values()]) for metric in metrics}
+    intervals = results.get("intervals") or {}
+    lines = []
+    for place, (label, row) in enumerate(rows.items()):
+        cells = []
+        for metric in metrics:
+            value = row.get(metric)
+            cell = number(value)
+            if _is_figure(value) and value == best[metric] and len(rows) > 1:
+                cell = f"**{cell}**"
+            if place == 0 and len(path) == 1:
+                cell += _interval(intervals.get(f"{path[0]}.{metric}"), before=" ")
+            cells.append(cell)
+        lines.append([label, *cells])
+    return table(["", *(f"{metric} ↓" if metric in SMALLER_IS_BETTER else metric for metric in metrics)], lines)
+
+
+def controls_table(results: dict) -> str:
+    """The headline figure of each group, as it is and under each control that measured it."""
+    controls = {name: content for name, content in (results.get("controls") or {}).items() if content}
+    rows = []
+    for group, metric in CONTROLLED:
+        figures = [(_section(content, [group]) or {}).get(metric) for content in controls.values()]
+        if any(_is_figure(value) for value in figures):
+            real = (_section(results, [group]) or {}).get(metric)
+            rows.append([f"{group}.{metric}", number(real), *(number(value) for value in figures)])
+    return table(["", "real", *(escape(name) for name in controls)], rows) if rows else ""
+
+
+def slices_table(results: dict) -> str:
+    """Ranking of some kinds of cases: the model's row and that of the best baseline."""
+    best = (results.get("best_baseline") or {}).get("ranking")
+    compared = (results.get("baselines") or {}).get(best) or {}
+    metrics = COLUMNS["ranking"]
+    rows = []
+    for name, own in (results.get("slices") or {}).items():
+        for label, content in (("this model", own), (best, (compared.get("slices") or {}).get(name))):
+            for part, figures in ((name, content), (f"{name}, among themselves", (content or {}).get("among_cold"))):
+                if figures:
+                    cases = number((content or {}).get("cases"))
+                    rows.append(
+                        [escape(part), escape(label), cases, *(number(figures.get(metric)) for metric in metrics)]
+                    )
+    return table(["", "by", "cases", *metrics], sorted(rows, key=lambda row: row[0])) if rows else ""
+
+
+def oracle_table(oracle: dict | None) -> str:
+    """Gain of the oracle in cross-entropy over a baseline, and how much of it the model takes."""
+    rows = []
+    for group, figures in (oracle or {}).items():
+        for against, entry in figures.items():
+            if against.startswith("over_"):
+                gain, share = entry.get("gain_percent"), entry.get("model_share_of_gain")
+                shown = "-" if share is None else f"{share:.0%}"
+                rows.append([escape(group), escape(against[5:]), f"{number(gain, 1)} %", shown])
+    return table(["", "over", "the oracle gains", "the model takes of it"], rows) if rows else ""
+
+
+def protocol_line(results: dict) -> str:
+    protocol = results.get("protocol") or {}
+    if not protocol:
+        return ""
+    users = f"{number(protocol.get('users'))} users asked, baselines tuned on {escape(protocol.get('tuned_on'))}"
+    return f"Split {escape(results.get('split'))}: {escape(protocol.get('rule'), limit=300)}; {users}."
+
+
+def reasons_list(results: dict) -> str:
+    """Why a figure is missing, single baselines' and single numbers' reasons excepted."""
+    return "\n".join(
+        f"- **{escape(name)}**: {escape(reason, limit=400)}"
+        for name, reason in (results.get("reasons") or {}).items()
+        if name in TITLES or name.startswith(("slices.", "controls.")) and name.count(".") == 1
+    )
+
+
+def model_index(results: dict, data: str) -> list[EvalResult]:
+    found = []
+    for group, metric in HEADLINES:
+        value = (_section(results, [group]) or {}).get(metric)
+        if not _is_figure(value):
+            continue
+        interval = (results.get("intervals") or {}).get(f"{group}.{metric}")
+        found.append(
+            EvalResult(
+                task_type=TASK,
+                task_name=TITLES[group],
+                dataset_type="interest-dataset",
+                dataset_name=data,
+                dataset_split=results.get("split"),
+                metric_type=f"{group}_{metric}",
+                metric_name=f"{TITLES[group]}: {metric}",
+                metric_value=round(float(value), 6),
+                metric_args={"interval_95": [float(bound) for bound in interval]} if interval else None,
+            )
+        )
+    return found
+
+
+def _section(results: dict, path: list[str]) -> dict | None:
+    for key in path:
+        results = results.get(key) if isinstance(results, dict) else None
+    return results if isinstance(results, dict) and results else None
+
+
+def _best(metric: str, values: list) -> float | None:
+    figures = [value for value in values if _is_figure(value)]
+    if not figures:
+        return None
+    return min(figures) if metric in SMALLER_IS_BETTER else max(figures)
+
+
+def _interval(bounds: list | None, before: str = "") -> str:
+    return f"{before}[{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

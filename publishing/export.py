@@ -1,0 +1,293 @@
+"""The checkpoint folder: weights, config, code, processor, taxonomy, items, results and card, written as one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub.utils import validate_repo_id
+
+from ..evaluation.report import write_results
+from ..pipeline_interest import CUSTOM_PIPELINES
+from ..taxonomy_interest import DomainTree
+from .card import render_card
+from .files import is_local_path, write_json
+
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE_FILES = (
+    "configuration_interest.py",
+    "modeling_interest.py",
+    "processing_interest.py",
+    "pipeline_interest.py",
+    "taxonomy_interest.py",
+)
+AUTO_MAP = {
+    "AutoConfig": "configuration_interest.InterestConfig",
+    "AutoModel": "modeling_interest.InterestModel",
+    "AutoProcessor": "processing_interest.InterestProcessor",
+}
+CATALOGUE_FILE = "item_catalogue.parquet"
+RESULTS_FILE = "results.json"
+TAXONOMY_FILE = "taxonomy.json"
+FACTS_FILE = "training.json"
+
+CATALOGUE_COLUMNS = ("item_id", "title", "text", "categories", "vector")
+
+
+def item_catalogue(items: pd.DataFrame, vectors: np.ndarray) -> pa.Table:
+    """The items a checkpoint travels with.
+
+    Args:
+        items (`pd.DataFrame`): `item_id`, `title`, `text`, `categories` (a list of paths per item); I rows.
+        vectors (`np.ndarray` of shape `(I, D)`, float32): their item vectors.
+
+    Returns:
+        `pa.Table` with columns `item_id`, `title`, `text`, `categories: list<list<string>>`, `vector: list<float32>[D]`.
+
+    Raises:
+        ValueError: another number of vectors than items, or a vector that is not finite.
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(items):
+        raise ValueError(f"item catalogue: vectors of shape {vectors.shape} for {len(items)} items, expected (I, D)")
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"item catalogue: the vector of item {items['item_id'].iloc[int(np.argmin(finite))]!r} is not finite"
+        )
+    return pa.table(
+        {
+            "item_id": pa.array([str(value) for value in items["item_id"]], pa.string()),
+            "title": pa.array([str(value) for value in items["title"]], pa.string()),
+            "text": pa.array([str(value) for value in items["text"]], pa.string()),
+            "categories": pa.array(
+                [[[str(name) for name in path] for path in paths] for paths in items["categories"]],
+                pa.list_(pa.list_(pa.string())),
+            ),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
+        }
+    )
+
+
+def save_checkpoint(
+    model,
+    processor,
+    directory: str | Path,
+    *,
+    catalogue: pa.Table | pd.DataFrame | None = None,
+    results: dict | None = None,
+    facts: dict | None = None,
+    training: dict | None = None,
+) -> Path:
+    """Writes everything that a checkpoint is published with into `directory`.
+
+    `model.safetensors`, `config.json`, the model's code, the processor's files, `taxonomy.json`,
+    `item_catalogue.parquet`, `results.json`, `training.json` (what the card tells beside the results) and the card
+    `README.md`. All of it is written beside `directory` first and then moved into place file by file, so that an
+    interruption leaves no half-written file; other files in `directory` stay.
+
+    Args:
+        model (`InterestModel`): merged, no adapter left in it.
+        processor (`InterestProcessor`): its processor.
+        directory: created where it does not exist.
+        catalogue (*optional*): the items with their vectors, see [`item_catalogue`].
+        results (`dict`, *optional*): what `interest-lm evaluate` found.
+        facts (`dict`, *optional*): `InterestLog.facts` of the data trained on.
+        training (`dict`, *optional*): how it was trained: `backbone`, `tuning`, `steps`, `minutes`, `seed`, ...
+
+    Returns:
+        `directory`.
+    """
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as temporary:
+        staged = Path(temporary)
+        _save_model(model, staged)
+        processor.save_pretrained(staged)
+        _set_auto_map(staged / "processor_config.json", ("AutoProcessor",))
+        for name in CODE_FILES:
+            if (ROOT / name).exists():
+                shutil.copyfile(ROOT / name, staged / name)
+        _remove_local_paths(staged)
+        if model.config.domains:
+            DomainTree(model.config.domains).save(staged / TAXONOMY_FILE)
+        if catalogue is not None:
+            _write_catalogue(catalogue, staged / CATALOGUE_FILE)
+        write_json({"training": training, "data": facts}, staged / FACTS_FILE)
+        _write_results(staged, model.config, results, facts, training, directory.resolve().name)
+        _move_into_place(staged, directory)
+    return directory
+
+
+def update_results(directory: str | Path, config, results: dict) -> None:
+    """Puts other results into a checkpoint: `results.json`, and its card rendered anew."""
+    directory = Path(directory)
+    known = (
+        json.loads((directory / FACTS_FILE).read_text(encoding="utf-8")) if (directory / FACTS_FILE).exists() else {}
+    )
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.resolve().parent) as temporary:
+        staged = Path(temporary)
+        _write_results(staged, config, results, known.get("data"), known.get("training"), directory.resolve().name)
+        for file in staged.iterdir():
+            os.replace(file, directory / file.name)
+
+
+def _write_results(
+    staged: Path, config, results: dict | None, facts: dict | None, training: dict | None, name: str
+) -> None:
+    if results is not None:
+        write_results(results, staged / RESULTS_FILE)
+    card = render_card(config=config, results=results, facts=facts, training=training, name=name)
+    (staged / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def load_checkpoint(directory: str | Path) -> tuple[Any, Any, pd.DataFrame | None]:
+    """Model, processor and item catalogue of a checkpoint, with the code of the installed package.
+
+    Args:
+        directory: a folder that [`save_checkpoint`] wrote, or the id of a repository on the Hub.
+
+    Returns:
+        `(InterestModel, InterestProcessor, catalogue)`: the model in evaluation mode, the catalogue a `pd.DataFrame` with a
+        column `vector`, or None where the checkpoint has none.
+
+    Raises:
+        ValueError: no such folder, not an InterestLM checkpoint, or a file of it that cannot be read.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from safetensors import SafetensorError
+
+    from ..modeling_interest import InterestModel
+    from ..processing_interest import InterestProcessor
+
+    directory = Path(directory)
+    local = directory.is_dir()
+    if local:
+        _check_checkpoint(directory)
+    else:
+        try:
+            validate_repo_id(str(directory))
+        except HFValidationError:
+            raise ValueError(f"{directory}: no such folder, and not the id of a Hub repository either") from None
+    try:
+        model = InterestModel.from_pretrained(directory).eval()
+        processor = InterestProcessor.from_pretrained(directory)
+    except SafetensorError as error:
+        raise ValueError(f"{directory}: the weights are damaged ({error})") from None
+    except OSError as error:
+        raise ValueError(f"{directory}: {str(error).splitlines()[0]}") from None
+    file = directory / CATALOGUE_FILE
+    if not local:
+        try:
+            file = Path(hf_hub_download(str(directory), CATALOGUE_FILE))
+        except (HfHubHTTPError, LocalEntryNotFoundError):
+            return model, processor, None
+    return model, processor, read_catalogue(file) if file.exists() else None
+
+
+def read_catalogue(file: str | Path) -> pd.DataFrame:
+    """The item catalogue of a checkpoint: `item_id`, `title`, `text`, `categories`, `vector` (float32 arrays)."""
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+    missing = [name for name in CATALOGUE_COLUMNS if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{file}: no column `{missing[0]}` (columns: {', '.join(table.column_names)})")
+    frame = table.drop_columns(["categories"]).to_pandas()
+    frame["categories"] = pd.Series(table["categories"].to_pylist(), dtype=object)
+    return frame[list(CATALOGUE_COLUMNS)]
+
+
+def _save_model(model, staged: Path) -> None:
+    config = model.config
+    model.config = copy.deepcopy(config)
+    model.config.auto_map = dict(AUTO_MAP)
+    model.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
+    try:
+        model.save_pretrained(staged)
+    finally:
+        model.config = config
+
+
+def _set_auto_map(file: Path, names: tuple[str, ...]) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["auto_map"] = {name: AUTO_MAP[name] for name in names}
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+_PATH_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file", "merges_file")
+_ORIGIN_KEYS = {"is_local", "local_files_only"}
+
+
+def _remove_local_paths(staged: Path) -> None:
+    """No path of this machine goes into a published file: such keys stay only where they name a Hub repository.
+
+    Notes on where the tokenizer was loaded from go, too.
+    """
+    for file in staged.glob("*.json"):
+        if file.name == "tokenizer.json":
+            continue
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if _strip(content):
+            file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _strip(content) -> bool:
+    changed = False
+    if isinstance(content, dict):
+        for key in [key for key in _PATH_KEYS if isinstance(content.get(key), str)]:
+            if is_local_path(content[key]):
+                del content[key]
+                changed = True
+        for key in _ORIGIN_KEYS & content.keys():
+            del content[key]
+            changed = True
+    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        changed |= _strip(value)
+    return changed
+
+
+def _write_catalogue(catalogue: pa.Table | pd.DataFrame, file: Path) -> None:
+    if isinstance(catalogue, pd.DataFrame):
+        catalogue = item_catalogue(catalogue, np.stack(list(catalogue["vector"])))
+    missing = [name for name in CATALOGUE_COLUMNS if name not in catalogue.column_names]
+    if missing:
+        raise ValueError(f"item catalogue: no column `{missing[0]}` (columns: {', '.join(catalogue.column_names)})")
+    pq.write_table(catalogue.select(list(CATALOGUE_COLUMNS)), file, compression="zstd")
+
+
+def _move_into_place(staged: Path, directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    names = {file.name for file in staged.iterdir()}
+    for file in staged.iterdir():
+        os.replace(file, directory / file.name)
+    for stale in [*directory.glob("model*.safetensors"), *directory.glob("model*.safetensors.index.json")]:
+        if stale.name not in names:
+            stale.unlink()
+
+
+def _check_checkpoint(directory: Path) -> None:
+    file = directory / "config.json"
+    if not file.exists():
+        raise ValueError(
+            f"{directory}: no config.json in it; expected an InterestLM checkpoint (`interest-lm finetune`)"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not JSON ({error})") from None
+    model_type = content.get("model_type") if isinstance(content, dict) else None
+    if model_type != "interest_lm":
+        raise ValueError(f"{file}: `model_type` is {model_type!r}, expected 'interest_lm'")

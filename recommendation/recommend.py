@@ -1,0 +1,131 @@
+"""Lists of items for people, by the log's own ids, each with the event it follows from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data.labels import history_range
+from ..evaluation.cases import Histories, RankingCases
+from ..evaluation.protocol import FILTER_BELOW
+from ..evaluation.ranking import chunks
+from .profile import moment, show_time, user_position
+
+
+if TYPE_CHECKING:
+    from ..data.log import InterestLog
+
+
+def recommend(
+    predictor,
+    log: InterestLog,
+    user_ids: Iterable[str],
+    k: int = 10,
+    *,
+    filter_seen: bool | None = None,
+    at: int | str | None = None,
+    item_vectors: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    """The best `k` items for each person at a moment.
+
+    Args:
+        predictor: a `ModelPredictor`, or anything with its `rank(cases, rows)`.
+        log (`InterestLog`): everything strictly before `at` is seen.
+        user_ids (iterable of `str`): the log's own ids.
+        k (`int`): length of the lists; shorter where fewer items are left.
+        filter_seen (`bool`, *optional*): leave out what the person had. By default only where the log's people rarely come
+            back to an item (`facts["repeat_rate"]` below .01), as in the evaluation.
+        at (`int` or `str`, *optional*): seconds or an ISO date; by default right after each person's last event.
+        item_vectors (`np.ndarray` of shape `(I, D)`, *optional*): unit item vectors, for the reasons; without them `reason` is
+            None.
+
+    Returns:
+        One `{"user", "at", "ranking": [{"item_id", "title", "score", "reason"}]}` per person. Scores order one person's items
+        and mean nothing across people. `reason` is the title of the person's event whose item is most like this one.
+
+    Raises:
+        ValueError: an unknown user, a moment that cannot be read, `k` below 1.
+    """
+    if k < 1:
+        raise ValueError(f"`k` is {k}, expected at least 1")
+    if isinstance(user_ids, str):
+        raise ValueError(f"`user_ids` is {user_ids!r}, expected a list of ids")
+    names = [str(user_id) for user_id in user_ids]
+    user = np.array([user_position(log, name) for name in names], dtype=np.int64)
+    time = np.array([moment(log, position, at) for position in user.tolist()], dtype=np.int64)
+    if filter_seen is None:
+        filter_seen = float(log.facts.get("repeat_rate") or 0.0) < FILTER_BELOW
+    start, stop = history_range(log, user, time)
+    histories = Histories.from_ranges(start, stop)
+    nothing = np.full(len(user), -1, dtype=np.int64)
+    cases = RankingCases(user=user, time=time, histories=histories, target=nothing, event=nothing)
+    titles = log.items["title"].to_numpy(dtype=object)
+    lists = []
+    for rows in chunks(len(user), log.num_items):
+        scores = np.array(predictor.rank(cases, rows), dtype=np.float32)
+        for row, scored in zip(range(rows.start, rows.stop), scores, strict=True):
+            events = histories.index[histories.offsets[row] : histories.offsets[row + 1]]
+            seen = np.unique(log.item[events][log.item[events] >= 0])
+            if filter_seen:
+                scored[seen] = -np.inf
+            best = np.argsort(-scored, kind="stable")[:k]
+            best = best[np.isfinite(scored[best])]
+            reasons = _reasons(best, seen, titles, log.item_ids, item_vectors)
+            lists.append(
+                {
+                    "user": names[row],
+                    "at": show_time(log, int(time[row])),
+                    "ranking": [
+                        {
+                            "item_id": str(log.item_ids[item]),
+                            "title": str(titles[item]),
+                            "score": round(float(scored[item]), 5),
+                            "reason": reason,
+                        }
+                        for item, reason in zip(best.tolist(), reasons, strict=True)
+                    ],
+                }
+            )
+    return lists
+
+
+def _reasons(
+    items: np.ndarray, seen: np.ndarray, titles: np.ndarray, item_ids: np.ndarray, vectors: np.ndarray | None
+) -> list[str | None]:
+    """Title (or id) of the most similar item of the history for each item, itself excepted."""
+    if vectors is None or not len(seen) or not len(items):
+        return [None] * len(items)
+    similar = vectors[items] @ vectors[seen].T
+    similar[items[:, None] == seen[None, :]] = -np.inf
+    nearest = seen[similar.argmax(1)]
+    known = np.isfinite(similar.max(1))
+    return [
+        f"like {titles[item] or item_ids[item]}" if found else None
+        for item, found in zip(nearest.tolist(), known.tolist(), strict=True)
+    ]
+
+
+def print_recommendations(lists: list[dict[str, Any]], console=None) -> None:
+    """The lists as tables in the terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = console or Console()
+    for entry in lists:
+        table = Table(title=f"For user {escape(entry['user'])} at {entry['at']}")
+        table.add_column("#", justify="right")
+        for column in ("item", "title", "reason"):
+            table.add_column(column)
+        table.add_column("score", justify="right")
+        for place, row in enumerate(entry["ranking"], start=1):
+            table.add_row(
+                str(place),
+                escape(row["item_id"]),
+                escape(row["title"]),
+                escape(row["reason"] or ""),
+                f"{row['score']:.2f}",
+            )
+        console.print(table)
