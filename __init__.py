@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .configuration_interest import InterestConfig
 from .modeling_interest import InterestModel, InterestOutput
+from .pipeline_interest import InterestPipeline, register_interest_pipeline
 from .processing_interest import InterestProcessor
 
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 AutoConfig.register("interest_lm", InterestConfig, exist_ok=True)
 AutoModel.register(InterestConfig, InterestModel, exist_ok=True)
 AutoProcessor.register(InterestConfig, InterestProcessor, exist_ok=True)
+register_interest_pipeline()
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "InterestConfig",
     "InterestModel",
     "InterestOutput",
+    "InterestPipeline",
     "InterestProcessor",
     "encode_items",
     "fit",

@@ -43,6 +43,11 @@ def item_sentence(
     )
 
 
+def is_number(value) -> bool:
+    """A number of Python or numpy, NaN and infinity included."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 def parse_time(value, where: str) -> int:
     """int64 seconds from seconds or an ISO date (UTC where it names no zone)."""
     if isinstance(value, str):
@@ -51,8 +56,10 @@ def parse_time(value, where: str) -> int:
         except ValueError:
             raise ValueError(f"{where} is {value!r}, expected seconds since 1970 or an ISO date") from None
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if moment.timestamp() < 0:
+            raise ValueError(f"{where} is {value!r}, expected a moment since 1970")
         return math.floor(moment.timestamp())
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if not is_number(value):
         raise ValueError(f"{where} is {value!r}, expected seconds since 1970 or an ISO date")
     if not math.isfinite(value) or value < 0 or value >= 2**62:
         raise ValueError(f"{where} is {value!r}, expected seconds since 1970, 0 or more")
@@ -73,6 +80,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def add_item(item: tuple | None, texts: Table, items: Table) -> int:
+    """Row of an item in the table of items, its text put into the table of texts; -1 for none."""
+    return -1 if item is None else items.add((texts.add(item[0]), *item[1:]))
 
 
 class InterestProcessor(ProcessorMixin):
@@ -151,28 +163,37 @@ class InterestProcessor(ProcessorMixin):
         inputs = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
         )
-        return {"item_input_ids": inputs["input_ids"], "item_attention_mask": inputs["attention_mask"]}
+        ids, mask = inputs["input_ids"].long(), inputs["attention_mask"].long()
+        if not ids.shape[1]:
+            ids = mask = torch.zeros(len(ids), 1, dtype=torch.int64)
+        # without a start token an empty text has no token at all: one padding token stands for it
+        empty = mask.sum(1) == 0
+        ids, mask = ids.clone(), mask.clone()
+        ids[empty, 0], mask[empty, 0] = self.tokenizer.pad_token_id, 1
+        return {"item_input_ids": ids, "item_attention_mask": mask}
 
-    def _item(self, entry: dict, text_key: str, where: str, texts: Table, items: Table) -> int:
-        """Row of an item, -1 where the entry describes none."""
+    def _item(self, entry: dict, text_key: str, where: str) -> tuple | None:
+        """Text, number and category paths of an item, None where the entry describes none."""
         for key in ("title", text_key, "item_id"):
             value = entry.get(key)
-            if value is not None and not isinstance(value, str) and not (key == "item_id" and isinstance(value, int)):
+            number = key == "item_id" and isinstance(value, (int, np.integer))
+            if value is not None and not isinstance(value, str) and not number:
                 raise ValueError(f"{where}: `{key}` is {value!r}, expected a string")
         categories = entry.get("categories")
-        if categories is not None and (
-            isinstance(categories, str) or not all(isinstance(path, (list, tuple)) for path in categories)
+        if categories is not None and not (
+            isinstance(categories, (list, tuple))
+            and all(isinstance(path, (list, tuple)) and all(isinstance(n, str) for n in path) for path in categories)
         ):
             raise ValueError(f"{where}: `categories` is {categories!r}, expected a list of paths (lists of names)")
         paths = tuple(tuple(path) for path in categories or ())
         sentence = item_sentence(entry.get("title"), entry.get(text_key), paths)
         if not sentence:
-            return -1
+            return None
         identifier = entry.get("item_id")
         number = -1 if identifier is None else self.item_index.get(str(identifier), -1)
-        return items.add((texts.add(sentence), number, paths))
+        return sentence, number, paths
 
-    def _event(self, event: dict, where: str, texts: Table, items: Table) -> dict:
+    def _event(self, event: dict, where: str) -> dict:
         if not isinstance(event, dict):
             raise ValueError(f"{where} is {event!r}, expected a dictionary")
         if "timestamp" not in event:
@@ -180,24 +201,22 @@ class InterestProcessor(ProcessorMixin):
         own = event.get("text")
         if own is not None and not isinstance(own, str):
             raise ValueError(f"{where}: `text` is {own!r}, expected a string")
-        item = self._item(event, "item_text", where, texts, items)
-        if item < 0 and not (own and own.strip()):
+        item = self._item(event, "item_text", where)
+        if item is None and not (own and own.strip()):
             raise ValueError(f"{where} describes nothing, expected a `title`, an `item_text` or a `text`")
         value = event.get("value")
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
-        ):
+        if value is not None and not (is_number(value) and math.isfinite(value)):
             raise ValueError(f"{where}: `value` is {value!r}, expected a finite number")
         place = event.get("latitude"), event.get("longitude")
         if place != (None, None):
             for part, largest in zip(place, (90, 180), strict=True):
-                if not isinstance(part, (int, float)) or not math.isfinite(part) or abs(part) > largest:
+                if part is None or not is_number(part) or not math.isfinite(part) or abs(part) > largest:
                     raise ValueError(f"{where}: `latitude`, `longitude` are {place!r}, expected degrees")
         action = event.get("action")
         return {
             "time": parse_time(event["timestamp"], f"{where}: `timestamp`"),
             "item": item,
-            "text": texts.add(own.strip()) if own and own.strip() else -1,
+            "text": own.strip() if own else "",
             "value": math.nan if value is None else float(value),
             "action": self.actions.index(action) if self.actions and action in self.actions else -1,
             "place": (math.nan, math.nan) if place[0] is None else place,
@@ -234,36 +253,39 @@ class InterestProcessor(ProcessorMixin):
         for name, given in (("candidates", candidates), ("at", at)):
             if given is not None and (not isinstance(given, (list, tuple)) or len(given) != len(histories)):
                 raise ValueError(f"`{name}` is {given!r:.80}, expected one entry for each of {len(histories)} users")
-        texts, items = Table(), Table()
         users, moments = [], []
         for user, history in enumerate(histories):
-            events = [
-                self._event(event, f"histories[{user}][{position}]", texts, items)
-                for position, event in enumerate(history)
-            ]
+            events = [self._event(event, f"histories[{user}][{position}]") for position, event in enumerate(history)]
             events.sort(key=lambda event: event["time"])
             moment = None if at is None or at[user] is None else parse_time(at[user], f"at[{user}]")
             if moment is not None:
                 events = [event for event in events if event["time"] <= moment]
             moments.append(moment if moment is not None else events[-1]["time"] if events else 0)
             users.append(events)
+        # only what the model sees is tokenised: no event after the moment, none that is counted alone
+        texts, items = Table(), Table()
+        for event in (event for events in users for event in events[-self.max_history :]):
+            event["row"] = add_item(event["item"], texts, items)
+            event["text_row"] = texts.add(event["text"]) if event["text"] else -1
         rows = []
         for user, entries in enumerate(candidates or []):
+            if not isinstance(entries, (list, tuple)):
+                raise ValueError(f"candidates[{user}] is {entries!r:.80}, expected a list of things to score")
             row = []
             for position, entry in enumerate(entries):
                 where = f"candidates[{user}][{position}]"
                 if not isinstance(entry, dict):
                     raise ValueError(f"{where} is {entry!r}, expected a dictionary")
-                number = self._item(entry, "text", where, texts, items)
-                if number < 0:
+                item = self._item(entry, "text", where)
+                if item is None:
                     raise ValueError(f"{where} has no text, expected a `title` or a `text`")
-                row.append(number)
+                row.append(add_item(item, texts, items))
             rows.append(row)
         if not len(texts):
             texts.add("")
         if not len(items):
             items.add((0, -1, ()))
-        batch = self._items(texts, items) | self._histories(users, batch_items=list(items))
+        batch = self._items(texts, items) | self._histories(users)
         batch["query_times"] = torch.tensor(moments, dtype=torch.int64)
         batch["history_days"] = torch.tensor(
             [
@@ -286,7 +308,7 @@ class InterestProcessor(ProcessorMixin):
             batch["item_domains"], batch["item_domain_weights"] = torch.from_numpy(nodes), torch.from_numpy(weights)
         return batch
 
-    def _histories(self, users: list[list[dict]], batch_items: list[tuple]) -> dict[str, torch.Tensor]:
+    def _histories(self, users: list[list[dict]]) -> dict[str, torch.Tensor]:
         kept = [events[-self.max_history :] for events in users]
         width = max(1, max((len(events) for events in kept), default=1))
 
@@ -297,13 +319,13 @@ class InterestProcessor(ProcessorMixin):
                     array[row, : len(events)] = [event[field] for event in events]
             return torch.from_numpy(array)
 
-        history = padded("item", -1, np.int64)
+        history = padded("row", -1, np.int64)
         filled = torch.arange(width) < torch.tensor([len(events) for events in kept])[:, None]
         history[filled & (history < 0)] = -2
         batch = {
             "history": history,
             "history_times": padded("time", 0, np.int64),
-            "history_text": padded("text", -1, np.int64),
+            "history_text": padded("text_row", -1, np.int64),
             "history_values": padded("value", np.nan, np.float32),
             "history_places": padded("place", (np.nan, np.nan), np.float32),
             "history_events": torch.tensor(
@@ -316,8 +338,8 @@ class InterestProcessor(ProcessorMixin):
             counts = torch.zeros(len(users), len(self.tree))
             for row, events in enumerate(users):
                 for event in events[: -self.max_history]:
-                    if event["item"] >= 0:
-                        for node, weight in self.membership(batch_items[event["item"]][2]).items():
+                    if event["item"] is not None:
+                        for node, weight in self.membership(event["item"][2]).items():
                             counts[row, node] += weight
             batch["history_counts"] = counts
         return batch

@@ -360,7 +360,7 @@ def test_horizons_fit_into_validation_and_test(tmp_path):
     events, items = frames(6, 100)
     log = InterestLog.load(write_dataset(events, items, tmp_path / "out", quiet=True))
     horizons, unit, reference = suggest_horizons(log)
-    assert (horizons, unit, reference) == ([7.0, 14.0, 30.0], "days", 30.0)
+    assert (horizons, unit, reference) == ([1.0, 3.0, 7.0, 30.0], "days", 30.0)
     assert log.facts["test_start"] + reference * DAY <= log.facts["end"]
     log = InterestLog.load(write_dataset(events, items, tmp_path / "last", split="leave-last", quiet=True))
     assert suggest_horizons(log) == ([1.0, 5.0, 10.0], "events", 10.0)
