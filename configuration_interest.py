@@ -89,6 +89,8 @@ class InterestConfig(PreTrainedConfig):
             Ranking has a bias that is a function of decayed counts and age.
         use_repetition (`bool`, *optional*, defaults to `True`):
             Ranking sees how often and how lately the person had the very item before.
+        num_neighbours (`int`, *optional*, defaults to 0):
+            Entries per known item of a linear item-to-item model whose scores are blended with the network's; 0: none.
         domains (`list[dict]`, *optional*):
             Nodes of the domain tree, `{"id", "name", "parent"}`; see [`DomainTree`].
         horizons (`list[float]`, *optional*, defaults to `[1.0, 7.0, 28.0]`):
@@ -166,6 +168,7 @@ class InterestConfig(PreTrainedConfig):
     num_item_features: int = 6
     use_popularity: bool = True
     use_repetition: bool = True
+    num_neighbours: int = 0
     domains: list[dict] | None = None
     horizons: list[float | int] | None = None
     horizon_unit: Literal["days", "events"] = "days"
@@ -231,8 +234,9 @@ class InterestConfig(PreTrainedConfig):
         for name in ("max_history", "num_time_buckets", "num_distance_buckets", "num_hidden_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, expected at least 1")
-        if self.num_items < 0 or self.num_item_features < 0:
-            raise ValueError(f"`num_items` is {self.num_items}, expected 0 or more")
+        for name in ("num_items", "num_item_features", "num_neighbours"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}, expected 0 or more")
         if not self.value_std > 0:
             raise ValueError(f"`value_std` is {self.value_std}, expected a positive number")
         for task, weight in (self.task_weights or {}).items():

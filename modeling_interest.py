@@ -801,6 +801,30 @@ class InterestPopulation(nn.Module):
         self.item_features = nn.Buffer(torch.zeros(config.num_items, config.num_item_features))
 
 
+class InterestNeighbours(nn.Module):
+    """Linear item-to-item scores beside the network's: `weight * sum over events of decay^age B[item of the event]`.
+
+    `B` is EASE's closed form (Steck 2019, eq. 8) on the training log, the strongest entries of each row; `decay` and `weight`
+    are chosen on validation after training, 0 switches the blend off.
+    """
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.index = nn.Buffer(torch.zeros(config.num_items, config.num_neighbours, dtype=torch.int32))
+        self.strength = nn.Buffer(torch.zeros(config.num_items, config.num_neighbours))
+        self.weight = nn.Buffer(torch.zeros(1))
+        self.decay = nn.Buffer(torch.ones(1))
+
+    def forward(self, owned: torch.Tensor, keys: torch.Tensor, age: torch.Tensor) -> torch.Tensor:
+        """Scores of the known items `(M, num_items)` from known item numbers `(M, T)` (-1 = none), where `keys (M, T)`."""
+        number = len(self.strength)
+        fade = self.decay ** age.clamp(min=0).float() * (keys & (owned >= 0))
+        item = owned.clamp(min=0)
+        source = self.strength[item] * fade[..., None]
+        scores = source.new_zeros(len(owned), number)
+        return self.weight * scores.scatter_add(1, self.index[item].long().flatten(1), source.flatten(1))
+
+
 class InterestTaskBalance(nn.Module):
     """Learned log-variance per task (Kendall et al. 2018, eq. 10)."""
 
@@ -850,6 +874,11 @@ class InterestPreTrainedModel(PreTrainedModel):
             init.ones_(module.shares)
             init.ones_(module.rate)
             init.zeros_(module.item_features)
+        elif isinstance(module, InterestNeighbours):
+            init.zeros_(module.index)
+            init.zeros_(module.strength)
+            init.zeros_(module.weight)
+            init.ones_(module.decay)
         elif isinstance(module, InterestTaskBalance):
             init.zeros_(module.log_variance)
         elif isinstance(module, nn.Linear):
@@ -886,6 +915,7 @@ class InterestModel(InterestPreTrainedModel):
         self.overall_head = InterestOverallHead(config)
         self.rating_head = InterestRatingHead(config) if config.use_values else None
         self.population = InterestPopulation(config)
+        self.neighbours = InterestNeighbours(config) if config.num_items and config.num_neighbours else None
         self.task_balance = InterestTaskBalance() if config.task_weighting == "uncertainty" else None
         self.post_init()
 
@@ -1128,6 +1158,11 @@ class InterestModel(InterestPreTrainedModel):
         same = (owned[:, :, None] == owned[:, None, :]) & (history >= 0)[:, None]
         repeats = self.ranking_head.repeats(output["keys"][:, None], output["back"][:, None], same[cut_rows])
         repeats = None if repeats is None else repeats[:, 0]
+        linear = None
+        if self.neighbours is not None and item_ids is not None and (rank_items or candidates is not None):
+            number = torch.where(history >= 0, item_ids[history.clamp(min=0)], -1)[cut_rows]
+            linear = self.neighbours(number, output["keys"], output["back"])
+            linear = linear[:, item_ids.clamp(min=0)] * (item_ids >= 0)
         if rank_items:
             scores = query @ items.T
             if bias is not None:
@@ -1135,7 +1170,7 @@ class InterestModel(InterestPreTrainedModel):
                 scores = scores + bias[moment]
             if repeats is not None:
                 scores = scores.scatter_add(1, history[cut_rows].clamp(min=0), repeats)
-            result.ranking_scores = scores
+            result.ranking_scores = scores if linear is None else scores + linear
         if candidates is not None:
             index = candidates.clamp(min=0)
             scores = torch.einsum("md,mcd->mc", query, items[index])
@@ -1146,6 +1181,8 @@ class InterestModel(InterestPreTrainedModel):
                 scores = scores + (repeats[:, None] * (identity[index][..., None] == owned[cut_rows][:, None])).sum(-1)
             ratings = self.rating_head(output["user"], items[index]) if self.rating_head is not None else None
             logits = self.overall_head(output["user"], scores, ratings)
+            if linear is not None:
+                scores = scores + linear.gather(1, index)
             result.ranking_scores = scores.masked_fill(candidates < 0, -torch.inf)
             result.logits = logits.masked_fill(candidates < 0, -torch.inf)
             if ratings is not None:

@@ -21,6 +21,7 @@ from ..publishing.export import item_catalogue, save_checkpoint
 from ..recommendation.log_tensors import LogTensors
 from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
+from .blend import fit_blend
 from .derive import config_for, known_items
 from .prior import fit_prior
 from .trainer import EarlyStop, InterestTrainer, StopOnSignal, TimeBudget
@@ -40,6 +41,7 @@ HEADS = [
     "overall_head",
     "rating_head",
     "population",
+    "neighbours",
     "task_balance",
 ]
 
@@ -66,6 +68,7 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
     ):
         settings[name] = getattr(args, name)
     settings["task_weights"] = args.lambdas()
+    settings["num_neighbours"] = min(args.num_neighbours, max(len(items) - 1, 0))
     model = InterestModel.from_text_pretrained(args.backbone, num_items=len(items), **settings)
     tokenizer = AutoTokenizer.from_pretrained(resolve_text_backbone(args.backbone))
     return model, InterestProcessor.from_model(model, tokenizer, items, args.max_text_tokens)
@@ -230,6 +233,7 @@ def train(args: InterestTrainingArguments, log: InterestLog | None = None, fresh
         tensors.refresh(model)
     results = None
     predictor = ModelPredictor(model, processor, log, tensors=tensors)
+    training["blend"] = fit_blend(predictor, validation) if validation.fold is not None else None
     if args.baselines != "none" and not interrupted:
         results = closing_evaluation(predictor, args)
     vectors = predictor.item_vectors()
