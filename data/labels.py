@@ -239,9 +239,11 @@ def node_shares(
     `(n_d + strength * prior_d) / (N + strength)` with `N` the events counted at the top: the posterior mean under a
     Dirichlet around `prior` (shares of shape `(K,)` or `(..., K)`). Zero where there is neither an event nor a prior.
     """
-    counts = np.asarray(counts, dtype=np.float64)
+    counts = np.asarray(counts)
+    counts = counts if np.issubdtype(counts.dtype, np.floating) else counts.astype(np.float64)
     total = counts[..., tree.depth == 0].sum(-1, keepdims=True) + strength
-    return (counts + strength * np.asarray(prior, dtype=np.float64)) / np.where(total > 0, total, 1.0)
+    pulled = counts + np.asarray(strength * np.asarray(prior), dtype=counts.dtype)
+    return pulled / np.where(total > 0, total, 1.0).astype(counts.dtype)
 
 
 def change_rate(
@@ -270,13 +272,13 @@ def change_rate(
         population_strength (`float`, defaults to 5): events that this pull is worth.
 
     Returns:
-        `rate` float32 `(Q, K)` in (-1, 1), 0 where `p` is 0; `gate` bool `(Q, K)`. Where `p > 0`, `f = p (1 + r) / (1
-        - r)` exactly ([`future_from_rate`]).
+        `rate` float32 `(Q, K)` in (-1, 1), 0 where `p` is 0; `gate` bool `(Q, K)`. Where `p > 0`,
+        `f = p (1 + r) / (1 - r)` ([`future_from_rate`]).
     """
     pull = 0.0 if population is None else population_strength
     interest = node_shares(history_counts, tree, 0.0 if population is None else population, pull)
     future = node_shares(future_counts, tree, interest, strength)
-    rate = np.where(interest > 0, (future - interest) / np.where(interest > 0, future + interest, 1.0), 0.0)
+    rate = (future - interest) / np.where(interest > 0, future + interest, np.inf)
     top = tree.depth == 0
     evidence = np.minimum(np.asarray(history_counts)[..., top].sum(-1), np.asarray(future_counts)[..., top].sum(-1))
     gate = (interest >= min_share) & (evidence >= min_evidence)[..., None]

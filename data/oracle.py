@@ -20,48 +20,64 @@ if TYPE_CHECKING:
     from .log import InterestLog
 
 
-_CHUNK_EVENTS = 16_384  # 16,384 events x 576 hidden states x 4 bytes = 36 MiB
 _STEP_DAYS = 3.5  # a window's mean share is taken at moments at most this far apart
 
 
 class Oracle:
     """Exact posterior of the hidden states given some of a person's events, and what it says about shares.
 
-    Histories are ragged: list `q` is the slice `offsets[q]:offsets[q + 1]` of `leaf`, `time` and `city`. N leaves in
-    the order of `process.paths`; a city of -1 is unknown.
+    Histories are ragged and in time order: list `q` is the slice `offsets[q]:offsets[q + 1]` of `leaf`, `time` and
+    `city`. N leaves in the order of `process.paths`; a city of -1 is unknown.
 
     Args:
-        world (`World` or `WorldProcess`): only its laws are used.
+        process (`WorldProcess`): the laws of the world.
     """
 
-    def __init__(self, world: World | WorldProcess):
-        self.process = process = world.truth.process if isinstance(world, World) else world
-        config = process.config
-        weights = np.array(config.period_weights) / sum(config.period_weights)
-        speed, entry = np.meshgrid(np.arange(len(weights)), np.arange(config.num_entries), indexing="ij")
-        self._entry, self._speed = entry.ravel(), speed.ravel()  # (Z,) hidden places in the ring
-        prior = weights[self._speed] / config.num_entries / config.num_strata
-        self._log_prior = np.log(np.broadcast_to(prior, (config.num_strata, len(prior))))  # (S, Z)
-        self._shares = process.shares.reshape(process.num_weeks, len(CITIES), -1, len(process.paths))  # (T, C, S L, N)
+    def __init__(self, process: WorldProcess):
+        self.process = process
+        self._states = (process.config.num_strata, process.num_levels)
         unknown = process.shares.mean(1, keepdims=True)
         by_leaf = np.concatenate([process.shares, unknown], axis=1).transpose(0, 1, 4, 2, 3)
-        self._log_shares = np.log(np.ascontiguousarray(by_leaf))  # (T, C + 1, N, S, L)
+        self._by_leaf = np.ascontiguousarray(by_leaf)  # (T, C + 1, N, S, L)
+        self._by_state = process.shares.reshape(
+            process.num_weeks, len(CITIES), -1, len(process.paths)
+        )  # (T, C, S L, N)
 
-    def posterior(self, leaf: np.ndarray, time: np.ndarray, city: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Posterior `(Q, S, Z)` over strata and (speed, entry) pairs."""
-        process = self.process
-        log_posterior = np.repeat(self._log_prior[None].astype(np.float64), len(offsets) - 1, axis=0)
-        query = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        for start in range(0, len(leaf), _CHUNK_EVENTS):
-            part = slice(start, start + _CHUNK_EVENTS)
-            level = process.level(time[part, None], self._entry, self._speed)  # (n, Z)
-            laws = self._log_shares[process.week(time[part]), city[part], leaf[part]]  # (n, S, L)
-            evidence = np.take_along_axis(laws, level[:, None, :], axis=2)  # (n, S, Z)
-            rows, first = np.unique(query[part], return_index=True)
-            log_posterior[rows] += np.add.reduceat(evidence, first, axis=0)
-        log_posterior -= log_posterior.max(axis=(1, 2), keepdims=True)
-        posterior = np.exp(log_posterior)
-        return posterior / posterior.sum(axis=(1, 2), keepdims=True)
+    def filter(self, leaf: np.ndarray, time: np.ndarray, city: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Posterior `(M, S, L)` over strata and levels at each event, given the events of its list up to and with it.
+
+        Rabiner (1989), "A tutorial on hidden Markov models", equations 19-20, scaled.
+        """
+        chances = np.empty((len(leaf), *self._states))
+        count = np.diff(offsets)
+        week = self.process.week(time)
+        seen = self._by_leaf[week, city, leaf].astype(np.float64)
+        for step in range(int(count.max(initial=0))):
+            now = offsets[:-1][count > step] + step
+            state = np.ones((len(now), *self._states))
+            if step:
+                state = self._move(chances[now - 1], week[now] - week[now - 1])
+            state = state * seen[now]
+            chances[now] = state / state.sum(axis=(1, 2), keepdims=True)
+        return chances
+
+    def smooth(self, leaf: np.ndarray, time: np.ndarray, city: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Posterior `(M, S, L)` at each event, given all events of its list (the same, equations 24-27)."""
+        chances = self.filter(leaf, time, city, offsets)
+        later = np.ones_like(chances)
+        count = np.diff(offsets)
+        week = self.process.week(time)
+        seen = self._by_leaf[week, city, leaf].astype(np.float64)
+        for step in range(2, int(count.max(initial=0)) + 1):
+            now = offsets[1:][count >= step] - step
+            message = self._move(later[now + 1] * seen[now + 1], week[now + 1] - week[now], back=True)
+            later[now] = message / message.sum(axis=(1, 2), keepdims=True)
+        chances = chances * later
+        return chances / chances.sum(axis=(1, 2), keepdims=True)
+
+    def _move(self, chances: np.ndarray, weeks: np.ndarray, back: bool = False) -> np.ndarray:
+        moves = self.process.moves[np.minimum(weeks, len(self.process.moves) - 1)]  # (n, L, L)
+        return np.matmul(chances, moves.transpose(0, 2, 1) if back else moves)
 
     def cities(self, city: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Predictive shares `(Q, C)` of the cities of further events, the home being hidden."""
@@ -73,24 +89,16 @@ class Oracle:
         home = np.exp(home - home.max(1, keepdims=True))
         return home / home.sum(1, keepdims=True) @ self.process.city_share
 
-    def predict(self, posterior: np.ndarray, cities: np.ndarray, query: np.ndarray, time: np.ndarray) -> np.ndarray:
-        """Posterior mean shares `(M, N)` of somebody's next leaf at M moments, given row `query` of the posteriors."""
-        process, config = self.process, self.process.config
-        shares = np.empty((len(query), len(process.paths)))
-        week = process.week(time)
+    def predict(self, chances: np.ndarray, cities: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Mean shares `(M, N)` of the next leaf at M moments, given chances `(M, S, L)` of the hidden states and `(M, C)`."""
+        shares = np.zeros((len(time), len(self.process.paths)))
+        states = chances.reshape(len(time), np.prod(self._states))
+        week = self.process.week(time)
         order = np.argsort(week, kind="stable")
-        states = config.num_strata * config.num_levels
-        strata = np.arange(config.num_strata)[:, None] * config.num_levels
-        for start in range(0, len(order), _CHUNK_EVENTS):
-            chunk = order[start : start + _CHUNK_EVENTS]
-            level = process.level(time[chunk, None], self._entry, self._speed)
-            flat = np.arange(len(chunk))[:, None, None] * states + strata + level[:, None, :]
-            at_level = np.bincount(flat.ravel(), posterior[query[chunk]].ravel(), minlength=len(chunk) * states)
-            at_level = at_level.reshape(len(chunk), states).astype(np.float32)
-            weeks, first = np.unique(week[chunk], return_index=True)
-            for value, a, b in zip(weeks, first, [*first[1:], len(chunk)]):
-                by_city = np.stack([at_level[a:b] @ self._shares[value, row] for row in range(len(CITIES))], axis=1)
-                shares[chunk[a:b]] = np.einsum("qc,qcn->qn", cities[query[chunk[a:b]]], by_city)
+        weeks, first = np.unique(week[order], return_index=True)
+        for value, rows in zip(weeks, np.split(order, first[1:])):
+            for city in range(len(CITIES)):
+                shares[rows] += cities[rows, city, None] * (states[rows] @ self._by_state[value, city])
         return shares
 
     def interest(
@@ -101,13 +109,15 @@ class Oracle:
         It is the predictive distribution of other events of the same time, such as a hidden half. Without events it is
         that of the time `at` `(Q,)`.
         """
-        posterior, cities = self.posterior(leaf, time, city, offsets), self.cities(city, offsets)
         count = np.diff(offsets)
-        empty = np.flatnonzero(count == 0)
-        query = np.concatenate([np.repeat(np.arange(len(count)), count), empty])
-        shares = self.predict(posterior, cities, query, np.concatenate([time, at[empty]]))
+        query = np.repeat(np.arange(len(count)), count)
+        cities = self.cities(city, offsets)
+        shares = self.predict(self.smooth(leaf, time, city, offsets), cities[query], time)
         total = np.zeros((len(count), shares.shape[1]))
         np.add.at(total, query, shares)
+        empty = count == 0
+        flat = np.full((int(empty.sum()), *self._states), 1.0 / np.prod(self._states))
+        total[empty] = self.predict(flat, cities[empty], at[empty])
         return total / np.maximum(count, 1)[:, None]
 
     def future(
@@ -120,13 +130,19 @@ class Oracle:
         horizons: Sequence[float],
     ) -> np.ndarray:
         """Predictive shares `(Q, H, N)` of the events in `[at, at + horizon)`, horizons in days."""
-        posterior, cities = self.posterior(leaf, time, city, offsets), self.cities(city, offsets)
-        query, future = np.arange(len(at)), np.zeros((len(at), len(horizons), len(self.process.paths)))
+        last, known = offsets[1:] - 1, np.diff(offsets) > 0
+        state = np.full((len(at), *self._states), 1.0 / np.prod(self._states))
+        state[known] = self.filter(leaf, time, city, offsets)[last[known]]
+        week = self.process.week(at)
+        week[known] = self.process.week(time[last[known]])
+        cities = self.cities(city, offsets)
+        future = np.zeros((len(at), len(horizons), len(self.process.paths)))
         for column, horizon in enumerate(horizons):
             steps = max(1, int(np.ceil(horizon / _STEP_DAYS)))
             for step in range(steps):
                 moment = at + int((step + 0.5) / steps * horizon * SECONDS_PER_DAY)
-                future[:, column] += self.predict(posterior, cities, query, moment) / steps
+                moved = self._move(state, np.maximum(self.process.week(moment) - week, 0))
+                future[:, column] += self.predict(moved, cities, moment) / steps
         return future
 
     def intensity(
@@ -151,9 +167,7 @@ class Oracle:
         log_likelihood -= activity * expected_growth(trend, np.zeros_like(days), days)
         weight = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True))
         weight /= weight.sum(1, keepdims=True)
-        expected = [
-            (weight * activity * expected_growth(trend, days, days + horizon)).sum(1) for horizon in horizons
-        ]
+        expected = [(weight * activity * expected_growth(trend, days, days + horizon)).sum(1) for horizon in horizons]
         return np.stack(expected, axis=1)
 
 

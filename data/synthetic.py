@@ -1,16 +1,16 @@
 """The generated world: people whose true interests, changes and futures are known.
 
 Everybody belongs to a hidden *stratum*. A stratum is a journey through a ring of stages, each stage a peaked
-distribution over leaf domains that shares leaves with the next one. A person enters the ring at a hidden place and
-moves on at a hidden speed (or stays), so that the latest events tell where somebody is and the stratum tells where it
-goes next. Domains have a season, cities tilt a few domains, items are drawn within the leaf by popularity, freshness
-and short series that people follow, and ratings say how much the thing was liked. The process is discrete throughout
-(weeks, levels of the ring, cities, speeds), so that [`Oracle`] sums over every hidden state exactly.
+distribution over leaf domains. A person stands at some hidden place in the ring and moves on at random moments, first
+to a blend of this stage and the next, then to the next one: so the latest events tell where somebody stands, a new
+interest that shows itself is going to grow, and what comes after a leaf can be learnt from other people. Domains have
+a season, cities tilt a few domains, items are drawn within the leaf by popularity, freshness and short series that
+people follow, and ratings say how much the thing was liked. All of it is discrete (weeks, levels of the ring, cities),
+so that the [`Oracle`] sums over every hidden path exactly.
 """
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -21,11 +21,10 @@ import pandas as pd
 from .synthetic_words import ADJECTIVES, CITIES, DOMAINS, NEGATIVE, POSITIVE
 
 
-WORLD_VERSION = 1
-_BG = 3.0
+WORLD_VERSION = 2
 SECONDS_PER_DAY = 86_400
 START = 1_672_531_200  # 2023-01-01 00:00 UTC, a Sunday
-_STAGE_PEAKS = (0.46, 0.25, 0.12)  # shares of a stage's main leaf, the next stage's and a third; the rest is spread
+_STAGE_PEAKS = (0.55, 0.3)  # shares of a stage's own leaves, siblings in the tree; the rest is even over all leaves
 _HOUR_WEIGHTS = np.array([1, 1, 1, 1, 1, 1, 2, 4, 5, 4, 4, 4, 6, 6, 4, 4, 5, 6, 8, 10, 12, 11, 7, 3], dtype=np.float64)
 
 
@@ -37,10 +36,9 @@ class WorldConfig:
         num_users, num_items, seed (`int`): size and seed.
         span_days (`int`): length of the log.
         num_strata, num_stages (`int`): strata, and stages of each one's ring.
-        num_entries (`int`): places at which somebody may enter the ring.
-        num_levels (`int`): levels that the ring is divided into.
-        periods_days (`tuple[float, ...]`): time once around the ring per speed class; `inf` stays where it is.
-        period_weights (`tuple[float, ...]`): shares of the speed classes.
+        levels_per_stage (`int`): levels from one stage to the next: the stage itself, and its blends with the next
+            one.
+        level_days (`float`): mean time at a level; moving on has the same chance every week.
         events_per_day (`tuple[float, ...]`): activity classes, at the day of joining.
         activity_trends (`tuple[float, ...]`): change of the log activity per year.
         season (`float`): amplitude of the yearly season of the log share of a top domain.
@@ -53,16 +51,14 @@ class WorldConfig:
     num_items: int = 600
     seed: int = 0
     span_days: int = 728
-    num_strata: int = 6
-    num_stages: int = 4
-    num_entries: int = 24
-    num_levels: int = 48
-    periods_days: tuple[float, ...] = (math.inf, 900.0, 600.0)
-    period_weights: tuple[float, ...] = (0.15, 0.4, 0.45)
+    num_strata: int = 4
+    num_stages: int = 3
+    levels_per_stage: int = 2
+    level_days: float = 60.0
     events_per_day: tuple[float, ...] = (0.09, 0.15, 0.24)
     activity_trends: tuple[float, ...] = (-0.5, -0.2, 0.1)
-    season: float = 0.3
-    city_tilt: float = 0.4
+    season: float = 0.2
+    city_tilt: float = 0.3
     home_share: float = 0.75
     series_share: float = 0.5
 
@@ -72,13 +68,16 @@ class WorldConfig:
             raise ValueError(f"num_users is {self.num_users!r}, expected at least 1")
         if self.num_items < leaves:
             raise ValueError(f"num_items is {self.num_items!r}, expected at least {leaves}, one for each leaf domain")
+        if not self.level_days >= 7:
+            raise ValueError(
+                f"level_days is {self.level_days!r}, expected at least 7, as people move on once a week at most"
+            )
         if self.span_days < 14:
             raise ValueError(f"span_days is {self.span_days!r}, expected at least 14")
 
     def to_facts(self) -> dict:
         """Plain values for the dataset's card, from which [`WorldConfig.from_facts`] rebuilds the configuration."""
         facts = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        facts["periods_days"] = [None if math.isinf(period) else period for period in self.periods_days]
         return {"version": WORLD_VERSION, **facts}
 
     @classmethod
@@ -88,22 +87,24 @@ class WorldConfig:
             raise ValueError(f"world version is {facts.get('version')!r}, expected {WORLD_VERSION}: prepare it again")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
         values.pop("version")
-        values["periods_days"] = tuple(math.inf if period is None else period for period in values["periods_days"])
         return cls(**values)
 
 
 class WorldProcess:
     """The laws of a world: everything but the people. Known to the oracle.
 
-    N leaves, S strata, L levels of the ring, E entries, V speeds, C cities, T weeks.
+    N leaves, S strata, L levels of the ring, C cities, T weeks.
     """
 
     def __init__(self, config: WorldConfig):
         self.config = config
         self.paths = [(top, leaf) for top, (_, leaves) in DOMAINS.items() for leaf in leaves]
         self.top = np.repeat(np.arange(len(DOMAINS)), [len(leaves) for _, leaves in DOMAINS.values()])
+        self.num_levels = config.num_stages * config.levels_per_stage
         self.num_weeks = -(-config.span_days // 7) + 26  # half a year beyond the log, for futures at its end
-        self.city_share = np.full((len(CITIES), len(CITIES)), (1 - config.home_share) / (len(CITIES) - 1))  # home, city
+        self.city_share = np.full(
+            (len(CITIES), len(CITIES)), (1 - config.home_share) / (len(CITIES) - 1)
+        )  # home, city
         np.fill_diagonal(self.city_share, config.home_share)
 
     @cached_property
@@ -112,24 +113,28 @@ class WorldProcess:
         config, rng = self.config, np.random.default_rng([self.config.seed, 1])
         leaves, tops = len(self.paths), len(DOMAINS)
         within = [rng.permutation(np.flatnonzero(self.top == top)) for top in range(tops)]
-        stages = np.empty((config.num_strata, config.num_stages, leaves))
+        stages = np.full((config.num_strata, config.num_stages, leaves), (1 - sum(_STAGE_PEAKS)) / leaves)
+        used = np.zeros(tops, dtype=int)
         for stratum in range(config.num_strata):
-            # Neighbouring stages are in different top domains; six strata of four stages use every leaf once, so that what
-            # comes after a leaf is the same for everybody.
-            main = [
-                int(within[(stratum + stage) % tops][(stage + stratum // tops) % len(within[(stratum + stage) % tops])])
-                for stage in rng.permutation(config.num_stages)
-            ]
-            for stage in range(config.num_stages):
-                following = main[(stage + 1) % config.num_stages]
-                beside = [leaf for leaf in within[self.top[main[stage]]].tolist() if leaf not in (main[stage], following)]
-                share = rng.dirichlet(np.full(leaves, _BG)) * (1 - sum(_STAGE_PEAKS))
-                share[[main[stage], following, rng.choice(beside)]] += _STAGE_PEAKS
-                stages[stratum, stage] = share
-        position = np.arange(config.num_levels) / config.num_levels * config.num_stages
-        stage, part = position.astype(int), position % 1.0
-        blend = (part * part * (3 - 2 * part))[:, None]
+            # The stages of a ring are in different top domains; four rings of three stages of two leaves use every leaf
+            # once, so that what comes after a leaf is the same for everybody.
+            for stage, top in enumerate(np.lexsort((rng.random(tops), used))[: config.num_stages]):
+                place = used[top] * len(_STAGE_PEAKS) + np.arange(len(_STAGE_PEAKS))
+                stages[stratum, stage, within[top][place % len(within[top])]] += _STAGE_PEAKS
+                used[top] += 1
+        stage, part = np.divmod(np.arange(self.num_levels), config.levels_per_stage)
+        blend = (part / config.levels_per_stage)[:, None]
         return stages[:, stage] * (1 - blend) + stages[:, (stage + 1) % config.num_stages] * blend
+
+    @cached_property
+    def moves(self) -> np.ndarray:
+        """Chances `(T, L, L)` of standing at a level (last axis) some weeks after another level."""
+        chance = 7.0 / self.config.level_days
+        week = (1 - chance) * np.eye(self.num_levels) + chance * np.roll(np.eye(self.num_levels), 1, axis=1)
+        moves = [np.eye(self.num_levels)]
+        for _ in range(self.num_weeks - 1):
+            moves.append(moves[-1] @ week)
+        return np.stack(moves)
 
     @cached_property
     def shares(self) -> np.ndarray:
@@ -148,12 +153,6 @@ class WorldProcess:
         """Rows of `shares` for timestamps in seconds."""
         return np.clip((np.asarray(time, dtype=np.int64) - START) // (7 * SECONDS_PER_DAY), 0, self.num_weeks - 1)
 
-    def level(self, time: np.ndarray, entry: np.ndarray, speed: np.ndarray) -> np.ndarray:
-        """Level of the ring at timestamps, for entries and speed classes; all broadcast against each other."""
-        years = (np.asarray(time, dtype=np.int64) - START) / SECONDS_PER_DAY
-        turns = entry / self.config.num_entries + years / np.asarray(self.config.periods_days)[speed]
-        return np.floor((turns % 1.0) * self.config.num_levels).astype(np.int64) % self.config.num_levels
-
     @cached_property
     def items(self) -> pd.DataFrame:
         """The items table; column `created_at` in seconds. Item `n` belongs to leaf `item_leaf[n]`."""
@@ -171,7 +170,8 @@ class Truth:
 
     Attributes:
         user_ids (`np.ndarray` of shape `(U,)`): the users of the arrays below.
-        stratum, entry, speed, home (`np.ndarray` of shape `(U,)`): hidden classes.
+        stratum, home (`np.ndarray` of shape `(U,)`): hidden stratum and home city.
+        level (`np.ndarray` of shape `(U, T)`): hidden level of the ring in every week.
         join (`np.ndarray` of shape `(U,)`): int64 seconds.
         activity (`np.ndarray` of shape `(U,)`): events per day at joining; `trend`: change of its logarithm per day.
         liking (`np.ndarray` of shape `(events,)`): the true share of the leaf of each event, in the order of the
@@ -181,9 +181,8 @@ class Truth:
     process: WorldProcess
     user_ids: np.ndarray
     stratum: np.ndarray
-    entry: np.ndarray
-    speed: np.ndarray
     home: np.ndarray
+    level: np.ndarray
     join: np.ndarray
     activity: np.ndarray
     trend: np.ndarray
@@ -192,8 +191,8 @@ class Truth:
     def shares_at(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
         """True shares `(Q, N)` over the leaves at a moment, averaged over the cities where the user may be."""
         process, user = self.process, np.asarray(user)
-        level = process.level(time, self.entry[user], self.speed[user])
-        shares = process.shares[process.week(time), :, self.stratum[user], level]  # (Q, C, N)
+        week = process.week(time)
+        shares = process.shares[week, :, self.stratum[user], self.level[user, week]]  # (Q, C, N)
         return np.einsum("qc,qcn->qn", process.city_share[self.home[user]], shares)
 
     def _average(self, user: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
@@ -262,8 +261,8 @@ def generate_world(num_users: int = 1500, num_items: int = 600, seed: int = 0, *
     away = rng.integers(1, len(CITIES), count)
     home = truth.home[user]
     city = np.where(rng.random(count) < config.home_share, home, (home + away) % len(CITIES))
-    level = process.level(time, truth.entry[user], truth.speed[user])
-    shares = process.shares[process.week(time), city, truth.stratum[user], level]  # (E, N)
+    week = process.week(time)
+    shares = process.shares[week, city, truth.stratum[user], truth.level[user, week]]  # (E, N)
     leaf = (shares.cumsum(1) < rng.random(count)[:, None] * shares.sum(1)[:, None]).sum(1)
     liking = shares[np.arange(count), leaf]
     item = _draw_items(process, user, time, leaf)
@@ -296,13 +295,13 @@ def make_people(process: WorldProcess) -> tuple[Truth, np.ndarray, np.ndarray]:
     config, rng = process.config, np.random.default_rng([process.config.seed, 3])
     users = config.num_users
     join_day = config.span_days * 0.9 * rng.beta(1.0, 2.5, users)
-    weights = np.array(config.period_weights) / sum(config.period_weights)
     activity = np.array(config.events_per_day)[rng.integers(len(config.events_per_day), size=users)]
     trend = np.array(config.activity_trends)[rng.integers(len(config.activity_trends), size=users)] / 365.25
     stratum = rng.integers(config.num_strata, size=users)
-    entry = rng.integers(config.num_entries, size=users)
-    speed = rng.choice(len(weights), size=users, p=weights)
     home = rng.integers(len(CITIES), size=users)
+    steps = rng.random((users, process.num_weeks)) < 7.0 / config.level_days
+    steps[:, 0] = False
+    level = (rng.integers(process.num_levels, size=(users, 1)) + steps.cumsum(1)) % process.num_levels
     active = config.span_days - join_day
     expected = activity * expected_growth(trend, np.zeros(users), active)
     count = rng.poisson(expected)
@@ -320,7 +319,7 @@ def make_people(process: WorldProcess) -> tuple[Truth, np.ndarray, np.ndarray]:
     user, time = user[order], time[order]
     join = time[np.searchsorted(user, np.arange(users))]
     ids = np.array([f"user-{number:0{len(str(users))}d}" for number in range(1, users + 1)])
-    truth = Truth(process, ids, stratum, entry, speed, home, join, activity, trend, np.empty(0))
+    truth = Truth(process, ids, stratum, home, level, join, activity, trend, np.empty(0))
     return truth, user, time
 
 
@@ -331,7 +330,9 @@ def _popularity(process: WorldProcess) -> tuple[np.ndarray, np.ndarray]:
     late = rng.random(config.num_items) < 0.3
     first = np.searchsorted(process.item_leaf, np.arange(len(process.paths)))
     late[first] = False  # every leaf can be visited from the first day on
-    created = np.where(late, rng.uniform(0, config.span_days, config.num_items), -rng.exponential(300, config.num_items))
+    created = np.where(
+        late, rng.uniform(0, config.span_days, config.num_items), -rng.exponential(300, config.num_items)
+    )
     return fame, created
 
 
@@ -347,7 +348,9 @@ def _draw_items(process: WorldProcess, user: np.ndarray, time: np.ndarray, leaf:
     weekly = np.arange(process.num_weeks)[:, None] * 7.0
     age = weekly - created
     weight = np.where(age >= 0, fame * (1.0 + 3.0 * np.exp(-np.maximum(age, 0.0) / 45.0)), 0.0)
-    cumulative = [[np.cumsum(weight[row, a:b]).tolist() for a, b in zip(bounds, bounds[1:])] for row in range(week.max() + 1)]
+    cumulative = [
+        [np.cumsum(weight[row, a:b]).tolist() for a, b in zip(bounds, bounds[1:])] for row in range(week.max() + 1)
+    ]
     available = age >= 0
     follows = rng.random(len(user)) < config.series_share
     draws = rng.random((len(user), 4)).tolist()

@@ -11,7 +11,16 @@ DOMAINS: dict[str, tuple[list[str], dict[str, list[str]]]] = {
             "Crime": ["detective", "heist", "alibi", "mobster", "verdict", "witness", "suspect", "precinct"],
             "Comedy": ["prank", "banter", "slapstick", "parody", "blunder", "gag", "mischief", "farce"],
             "Science Fiction": ["starship", "android", "orbit", "wormhole", "colony", "alien", "timeline", "reactor"],
-            "Documentary": ["archive", "interview", "testimony", "expedition", "footage", "chronicle", "survey", "reportage"],
+            "Documentary": [
+                "archive",
+                "interview",
+                "testimony",
+                "expedition",
+                "footage",
+                "chronicle",
+                "survey",
+                "reportage",
+            ],
         },
     ),
     "Music": (
@@ -47,7 +56,16 @@ DOMAINS: dict[str, tuple[list[str], dict[str, list[str]]]] = {
             "Beaches": ["lagoon", "snorkel", "coral", "hammock", "surf", "palm", "tide", "sandbar"],
             "Mountains": ["glacier", "ridge", "alpine", "hut", "valley", "cable", "meadow", "peak"],
             "Cities": ["skyline", "metro", "gallery", "boulevard", "rooftop", "market", "tram", "plaza"],
-            "Railways": ["locomotive", "sleeper", "platform", "viaduct", "timetable", "carriage", "junction", "whistle"],
+            "Railways": [
+                "locomotive",
+                "sleeper",
+                "platform",
+                "viaduct",
+                "timetable",
+                "carriage",
+                "junction",
+                "whistle",
+            ],
         },
     ),
     "Technology": (
@@ -62,7 +80,19 @@ DOMAINS: dict[str, tuple[list[str], dict[str, list[str]]]] = {
 }
 
 ADJECTIVES = [
-    *("Silent", "Golden", "Hidden", "Restless", "Crimson", "Distant", "Gentle", "Broken", "Early", "Northern", "Velvet"),
+    *(
+        "Silent",
+        "Golden",
+        "Hidden",
+        "Restless",
+        "Crimson",
+        "Distant",
+        "Gentle",
+        "Broken",
+        "Early",
+        "Northern",
+        "Velvet",
+    ),
     *("Wandering", "Electric", "Patient", "Hollow", "Burning", "Lucky", "Frozen", "Honest", "Midnight", "Curious"),
     *("Bright", "Forgotten", "Steady", "Wild"),
 ]
