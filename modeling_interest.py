@@ -582,6 +582,8 @@ class InterestDomainHead(nn.Module):
         self.name = nn.Linear(text_size, size)
         self.node = nn.Embedding(len(tree), size)
         self.component = nn.Linear(self.statistics.num_components, size, bias=False)
+        self.composition = nn.Linear(self.statistics.num_components * len(tree), size)
+        self.composition_out = nn.Linear(size, size)
         self.norm = InterestRMSNorm(size, config.rms_norm_eps)
         self.mlp_norm = InterestRMSNorm(size, config.rms_norm_eps)
         self.mlp = InterestMLP(config, config.hidden_size)
@@ -629,6 +631,10 @@ class InterestDomainHead(nn.Module):
         posterior, mixed, components, evidence = self.statistics(weights, event_nodes, event_shares, older, population)
         log_total = evidence.log1p()[:, group]
         residual, vectors = posterior.new_zeros(len(user), 4, len(group)), None
+        if self.config.use_domain_residual:
+            # all domains at once: what somebody's mix says of each domain, against the population's long run
+            mix = (components - components[:, -2:-1]).clamp(-4, 4).flatten(1)
+            hidden = hidden + self.composition_out(F.silu(self.composition(mix))).float()
         if self.config.use_domain_residual or self.config.use_domain_fusion:
             vectors = self.domain_vectors(user, hidden, attention, (components - posterior[:, None]).clamp(-4, 4))
         if self.config.use_domain_residual:

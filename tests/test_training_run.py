@@ -211,6 +211,8 @@ def test_yaml_first_then_flags(tmp_path, tiny_bert):
     (tmp_path / "recipe.yaml").write_text("tuning: frozen\nlearning_rate: 0.01\nhorizons: [1, 5]\n")
     args = finetune.parse([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path), "--learning_rate", "0.02"])
     assert args.tuning == "frozen" and args.learning_rate == 0.02 and args.horizons == [1, 5]
+    last = finetune.parse(["--output_dir", str(tmp_path), str(tmp_path / "recipe.yaml")])
+    assert last.tuning == "frozen" and last.learning_rate == 0.01
     (tmp_path / "wrong.yaml").write_text("tunning: frozen\n")
     with pytest.raises(ValueError, match="tunning"):
         finetune.parse([str(tmp_path / "wrong.yaml")])

@@ -144,7 +144,7 @@ class BatchBuilder:
                 batch[name] = torch.from_numpy(labels)
 
     def _cuts(self, random, events, segments, user) -> dict[str, np.ndarray]:
-        """Rows, positions and moments of the queries. Two thirds fall at any moment, the rest right after an event."""
+        """Rows, positions and moments of the queries. Four fifths fall at any moment, the rest right after an event."""
         count = len(events) * self.cuts
         row = np.repeat(np.arange(len(events)), self.cuts)
         column = random.integers(events.shape[1], size=count)
@@ -159,8 +159,10 @@ class BatchBuilder:
             after = self._next_time(events[row, stop], user[row, column])
             latest = np.minimum(after, self.limit_time - round(self.config.horizons[0] * 86400))
             earliest = time[events[row, start]] + 1
-            moment = earliest + (random.random(len(row)) * np.maximum(latest - earliest, 1)).astype(np.int64)
-            anywhere = (random.random(len(row)) < 0.67) & (latest > earliest)
+            # later moments more often: people are asked about when their history is long
+            part = np.sqrt(random.random(len(row)))
+            moment = earliest + (part * np.maximum(latest - earliest, 1)).astype(np.int64)
+            anywhere = (random.random(len(row)) < 0.8) & (latest > earliest)
             last_before = (same & (time[np.maximum(events[row], 0)] < moment[:, None])).sum(1) + start - 1
             column = np.where(anywhere, last_before, column)
         else:

@@ -13,14 +13,20 @@ from .run import train
 
 
 def parse(argv: list[str]) -> InterestTrainingArguments:
-    """Arguments from an optional YAML file first, then flags, which win.
+    """Arguments from an optional YAML file, anywhere among the words, and from flags, which win.
 
     Raises:
         ValueError: an unreadable file or an unknown key.
     """
     parser = HfArgumentParser(InterestTrainingArguments)
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        file, argv = argv[0], argv[1:]
+    argv = list(argv)
+    positional = [
+        place
+        for place, word in enumerate(argv)
+        if word.endswith((".yaml", ".yml")) and (place == 0 or not argv[place - 1].startswith("--"))
+    ]
+    if positional:
+        file = argv.pop(positional[0])
         try:
             with open(file, encoding="utf-8") as stream:
                 defaults = yaml.safe_load(stream) or {}
