@@ -584,6 +584,9 @@ class InterestDomainHead(nn.Module):
         self.component = nn.Linear(self.statistics.num_components, size, bias=False)
         self.composition = nn.Linear(self.statistics.num_components * len(tree), size)
         self.composition_out = nn.Linear(size, size)
+        self.next_direction = nn.Linear(size, size, bias=False)
+        self.next_node = nn.Embedding(len(tree), size)
+        self.next_weight = nn.Parameter(torch.empty(3))
         self.norm = InterestRMSNorm(size, config.rms_norm_eps)
         self.mlp_norm = InterestRMSNorm(size, config.rms_norm_eps)
         self.mlp = InterestMLP(config, config.hidden_size)
@@ -609,6 +612,7 @@ class InterestDomainHead(nn.Module):
     def reset(self):
         start, span = math.log(self.shortest), math.log(max(self.longest / self.shortest, 2.0))
         init.copy_(self.kernel, torch.tensor([start + span / 3, start + span]))
+        init.zeros_(self.next_weight)
         init.constant_(self.concentration, math.log(20.0))
         init.copy_(self.concentration_slope, torch.tensor([0.0, 0.3]))
 
@@ -642,9 +646,28 @@ class InterestDomainHead(nn.Module):
             by_user = self.user_residual(self.dropout(self.user_norm(hidden))).float().unflatten(-1, (4, -1))
             by_node = by_node + torch.einsum("mrd,kd->mkr", by_user, self.node_vectors())
             # nobody is told apart without events
+            # what the next event's domain looks like from the state, learnt at every position (see `next_loss`)
+            ahead = (self.next_log(user) - posterior).clamp(-4, 4)
+            by_node = by_node + F.pad(5 * self.next_weight, (1, 0)) * ahead[..., None]  # drift only
             residual = (by_node * (evidence[:, :1, None] / (evidence[:, :1, None] + 1))).transpose(1, 2)
         with torch.autocast(user.device.type, enabled=False):
             return {"domain_embeds": vectors} | self.shares(posterior, mixed, residual.float(), log_total)
+
+    def next_log(self, states: torch.Tensor) -> torch.Tensor:
+        """Log shares among siblings of the next event's domain, `(..., K)`, from states `(..., D)`."""
+        logits = self.next_direction(states).float() @ self.next_node.weight.T.float()
+        return group_log_softmax(logits, self.statistics.group, self.num_groups)
+
+    def next_loss(self, states, targets, nodes, weights) -> torch.Tensor:
+        """Mean cross-entropy of the next item's domains at every position, all levels together.
+
+        Args: states `(B, T, D)`; targets `(B, T)` item rows, -1 = none; nodes, weights `(N, P)` of the item table.
+        """
+        known = targets >= 0
+        log_share = F.pad(self.next_log(states[known]), (0, 1))
+        node = nodes[targets[known]]
+        picked = log_share.gather(1, torch.where(node >= 0, node, len(self.statistics.group)))
+        return -(picked * weights[targets[known]]).sum() / known.sum().clamp(min=1)
 
     def domain_vectors(self, user, hidden, attention, features) -> torch.Tensor:
         """Interest vectors `v_d (M, K, D)`: domain queries over the event states, with the statistics `(M, J, K)` beside."""
@@ -860,6 +883,9 @@ class InterestPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, (InterestStatistics, InterestDomainHead)):
             module.reset()
+            if isinstance(module, InterestDomainHead):
+                init.normal_(module.next_node.weight, std=self.config.hidden_size**-0.5)
+                init.normal_(module.next_direction.weight, std=self.config.hidden_size**-0.5)
         elif isinstance(module, InterestRMSNorm):
             init.ones_(module.weight)
         elif isinstance(module, InterestItemTower):
@@ -1213,6 +1239,9 @@ class InterestModel(InterestPreTrainedModel):
                 query, items, bias, cut_feature_index, cut_targets, ranking_log_inclusion, repeats, history[cut_rows]
             )
             losses["ranking"] = losses["ranking"] + 0.1 * first if "ranking" in losses else first
+        if self.domain_head is not None and ranking_targets is not None and self.config.use_domain_residual:
+            coarse = self.domain_head.next_loss(states, ranking_targets, item_domains, item_domain_weights)
+            losses["ranking"] = losses["ranking"] + 0.3 * coarse
         losses |= self.domain_losses(output, completion_counts, future_counts, future_mask)
         if self.intensity_head is not None and intensity_counts is not None and future_mask is not None:
             losses["intensity"] = self.intensity_loss(output, intensity_counts, future_mask)

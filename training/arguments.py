@@ -43,14 +43,14 @@ class InterestTrainingArguments(TrainingArguments):
     horizon_unit: str | None = field(default=None, metadata={"help": "days or events; default: from the log."})
     reference_horizon: float | None = field(default=None, metadata={"help": "W; default: the longest horizon."})
     task_weights: str | None = field(
-        default="future=4,completion=2",
+        default="future=6,completion=4",
         metadata={"help": "Lambdas as task=weight, comma-separated; 0 switches a task off."},
     )
     task_weighting: str = field(default="fixed", metadata={"help": "fixed or uncertainty."})
     num_neighbours: int = field(
         default=128, metadata={"help": "Entries per item of the linear model blended into the ranking; 0: no blend."}
     )
-    cuts_per_row: int = field(default=6, metadata={"help": "Queries per packed row for future and intensity."})
+    cuts_per_row: int = field(default=8, metadata={"help": "Queries per packed row for future and intensity."})
     completions_per_row: float = field(default=0.25, metadata={"help": "Half-hidden histories per packed row."})
     sampled_items: int = field(default=4096, metadata={"help": "Items per step where the catalogue is large."})
     full_softmax_items: int = field(default=20000, metadata={"help": "Largest catalogue ranked whole in every step."})
