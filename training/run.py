@@ -224,16 +224,20 @@ def train(args: InterestTrainingArguments, log: InterestLog | None = None, fresh
     if not trainer.is_world_process_zero():
         return {"training": training}
     output = Path(args.output_dir)
-    if args.tuning == "lora":
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(output / "adapter")
-        model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-    model = model.float().eval()
-    model.requires_grad_(True)
+    model = trainer.interest_model.eval()
     if live:
         tensors.refresh(model)
-    results = None
+    # before the adapter is saved: the linear neighbours are among its `modules_to_save`
     predictor = ModelPredictor(model, processor, log, tensors=tensors)
     training["blend"] = fit_blend(predictor, validation) if validation.fold is not None else None
+    if args.tuning == "lora":
+        tuned = trainer.accelerator.unwrap_model(trainer.model)
+        tuned.save_pretrained(output / "adapter")
+        model = tuned.merge_and_unload()
+    model = model.float().eval()
+    model.requires_grad_(True)
+    results = None
+    predictor = ModelPredictor(model, processor, log, tensors=tensors)
     if args.baselines != "none" and not interrupted:
         results = closing_evaluation(predictor, args)
     vectors = predictor.item_vectors()
