@@ -13,10 +13,10 @@ from ..recommendation.log_tensors import LogTensors
 
 
 class PackedRows(Dataset):
-    """Rows of `length` event positions: users in a random order, one after the other, cut where a row is full.
+    """Rows of `length` event positions, filled with whole users in a random order; longer histories are cut at random places.
 
-    Every training event stands in exactly one row of each epoch and no slot is empty but at the end, so all batches have
-    one shape. What a cut leaves behind travels as counts, and the next event across it is still a target.
+    Every training event stands in exactly one row of each epoch, and all batches have one shape with a few per cent of
+    padding. What a cut leaves behind travels as counts, and the next event across it is still a target.
 
     Args:
         tensors ([`LogTensors`]): the log.
@@ -34,27 +34,50 @@ class PackedRows(Dataset):
             raise ValueError("nobody has two training events, expected at least one user with two")
         self.num_slots = int((self.last - self.first)[self.users].sum())
         self.events: np.ndarray | None = None
+        # epochs need a few rows more or less: the spare ones stay empty
+        self.num_rows = len(self._pack(0)) + 1
+        self.num_rows += self.num_rows // 50
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
             self.epoch, self.events = epoch, None
 
     def __len__(self) -> int:
-        return -(-self.num_slots // self.length)
+        return self.num_rows
 
     def __getitem__(self, row: int) -> tuple[int, int, np.ndarray]:
         if self.events is None:
-            random = np.random.default_rng((self.seed, self.epoch))
-            users = random.permutation(self.users)
-            lengths = (self.last - self.first)[users]
-            stops = np.cumsum(lengths)
-            events = np.repeat(self.first[users] - (stops - lengths), lengths) + np.arange(stops[-1])
-            # a turn by a random number of slots: no user is always cut at the same place
-            events = np.roll(events, random.integers(self.length))
-            self.events = np.full(len(self) * self.length, -1, dtype=np.int64)
-            self.events[: len(events)] = events
-            self.events = self.events.reshape(len(self), self.length)
+            packed = self._pack(self.epoch)
+            self.events = np.full((self.num_rows, self.length), -1, dtype=np.int64)
+            for number, pieces in enumerate(packed[: self.num_rows]):
+                events = np.concatenate([np.arange(start, stop) for start, stop in pieces])
+                self.events[number, : len(events)] = events
         return self.epoch, row, self.events[row]
+
+    def _pack(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """Event ranges of each row: every piece goes to the fullest of the last 32 open rows that still has room."""
+        random = np.random.default_rng((self.seed, epoch))
+        rows: list[list[tuple[int, int]]] = []
+        open_rows: list[tuple[int, int]] = []  # room left, row
+        for user in random.permutation(self.users):
+            start, last = int(self.first[user]), int(self.last[user])
+            size = last - start
+            cut = start + (int(random.integers(1, self.length + 1)) if size > self.length else size)
+            while start < last:
+                stop = min(cut, last)
+                fitting = [place for place in open_rows if place[0] >= stop - start]
+                if fitting:
+                    room, row = min(fitting)
+                    open_rows.remove((room, row))
+                    rows[row].append((start, stop))
+                else:
+                    room, row = self.length, len(rows)
+                    rows.append([(start, stop)])
+                if room - (stop - start) > 1:
+                    open_rows = [*open_rows, (room - (stop - start), row)][-32:]
+                start, cut = stop, stop + self.length
+        order = random.permutation(len(rows))
+        return [rows[row] for row in order]
 
 
 @dataclass
@@ -107,7 +130,9 @@ class BatchBuilder:
         events = np.stack([row for _, _, row in samples])
         packed = len(events)
         user = np.where(events >= 0, self.log.user[np.maximum(events, 0)], -1)
-        segments = np.concatenate([np.zeros((packed, 1), np.int64), (np.diff(user) != 0).cumsum(1)], 1)
+        # a gap in the positions starts a segment too: two pieces of one user may stand side by side
+        apart = (np.diff(user) != 0) | (np.diff(events) != 1)
+        segments = np.concatenate([np.zeros((packed, 1), np.int64), apart.cumsum(1)], 1)
         following = np.where(events >= 0, events + 1, 0)
         has_next = (events >= 0) & (following < self.last_event[np.maximum(user, 0)])
         following = np.where(has_next, following, 0)
