@@ -569,6 +569,9 @@ class InterestStatistics(nn.Module):
         return shares[:, -1].log(), mixed.log(), components.log(), total[:, -1]
 
 
+NEXT_EVENTS = 20  # events ahead that every position foresees
+
+
 class InterestDomainHead(nn.Module):
     """Long-run interest, drift and their uncertainty per domain (DESIGN 4, "Hierarchy")."""
 
@@ -632,7 +635,10 @@ class InterestDomainHead(nn.Module):
 
     def forward(self, user, hidden, attention, weights, event_nodes, event_shares, older, population) -> dict:
         group = self.statistics.group
-        posterior, mixed, components, evidence = self.statistics(weights, event_nodes, event_shares, older, population)
+        with torch.autocast(user.device.type, enabled=False):
+            posterior, mixed, components, evidence = self.statistics(
+                weights, event_nodes, event_shares, older, population
+            )
         log_total = evidence.log1p()[:, group]
         residual, vectors = posterior.new_zeros(len(user), 4, len(group)), None
         if self.config.use_domain_residual:
@@ -645,29 +651,41 @@ class InterestDomainHead(nn.Module):
             by_node = self.residual(self.dropout(self.mlp_norm(vectors))).float()
             by_user = self.user_residual(self.dropout(self.user_norm(hidden))).float().unflatten(-1, (4, -1))
             by_node = by_node + torch.einsum("mrd,kd->mkr", by_user, self.node_vectors())
-            # nobody is told apart without events
-            # what the next event's domain looks like from the state, learnt at every position (see `next_loss`)
+            # what the next events look like from the state, learnt at every position (see `next_loss`); drift only
             ahead = (self.next_log(user) - posterior).clamp(-4, 4)
-            by_node = by_node + F.pad(5 * self.next_weight, (1, 0)) * ahead[..., None]  # drift only
+            by_node = by_node + F.pad(5 * self.next_weight, (1, 0)) * ahead[..., None]
+            # nobody is told apart without events
             residual = (by_node * (evidence[:, :1, None] / (evidence[:, :1, None] + 1))).transpose(1, 2)
         with torch.autocast(user.device.type, enabled=False):
             return {"domain_embeds": vectors} | self.shares(posterior, mixed, residual.float(), log_total)
 
     def next_log(self, states: torch.Tensor) -> torch.Tensor:
-        """Log shares among siblings of the next event's domain, `(..., K)`, from states `(..., D)`."""
+        """Log shares among siblings in the next events, `(..., K)`, from states `(..., D)`."""
         logits = self.next_direction(states).float() @ self.next_node.weight.T.float()
         return group_log_softmax(logits, self.statistics.group, self.num_groups)
 
-    def next_loss(self, states, targets, nodes, weights) -> torch.Tensor:
-        """Mean cross-entropy of the next item's domains at every position, all levels together.
+    def next_loss(self, states, history, segments, nodes, weights) -> torch.Tensor:
+        """Mean cross-entropy of the next 20 events' domains at every position, all levels together.
 
-        Args: states `(B, T, D)`; targets `(B, T)` item rows, -1 = none; nodes, weights `(N, P)` of the item table.
+        Args: states `(B, T, D)`; history `(B, T)` item rows, < 0 = none; segments `(B, T)`; nodes, weights `(N, P)` of the
+        item table.
         """
-        known = targets >= 0
-        log_share = F.pad(self.next_log(states[known]), (0, 1))
-        node = nodes[targets[known]]
-        picked = log_share.gather(1, torch.where(node >= 0, node, len(self.statistics.group)))
-        return -(picked * weights[targets[known]]).sum() / known.sum().clamp(min=1)
+        batch, length = history.shape
+        item = history.clamp(min=0)
+        index = torch.where((nodes[item] >= 0) & (history >= 0)[..., None], nodes[item], len(self.statistics.group))
+        shares = weights.new_zeros(batch, length, len(self.statistics.group) + 1)
+        shares = shares.scatter_add(2, index, weights[item])[..., :-1]
+        total = F.pad(shares.cumsum(1), (0, 0, 1, 0))
+        position = torch.arange(length, device=history.device)
+        # one past the last event of each position's own segment
+        same = (segments[:, :, None] == segments[:, None, :]) & (history != -1)[:, None]
+        end = torch.minimum((same * (position + 1)).amax(-1), position + 1 + NEXT_EVENTS)
+        start = (position + 1).expand_as(end)
+        known = (end > start) & (history != -1)
+        rows = torch.arange(batch, device=history.device)[:, None]
+        counts = (total[rows, end.clamp(max=length)] - total[rows, start])[known]
+        counts = counts / (end - start)[known][:, None]
+        return -(counts * self.next_log(states[known])).sum() / known.sum().clamp(min=1)
 
     def domain_vectors(self, user, hidden, attention, features) -> torch.Tensor:
         """Interest vectors `v_d (M, K, D)`: domain queries over the event states, with the statistics `(M, J, K)` beside."""
@@ -1240,7 +1258,7 @@ class InterestModel(InterestPreTrainedModel):
             )
             losses["ranking"] = losses["ranking"] + 0.1 * first if "ranking" in losses else first
         if self.domain_head is not None and ranking_targets is not None and self.config.use_domain_residual:
-            coarse = self.domain_head.next_loss(states, ranking_targets, item_domains, item_domain_weights)
+            coarse = self.domain_head.next_loss(states, history, segment_ids, item_domains, item_domain_weights)
             losses["ranking"] = losses["ranking"] + 0.3 * coarse
         losses |= self.domain_losses(output, completion_counts, future_counts, future_mask)
         if self.intensity_head is not None and intensity_counts is not None and future_mask is not None:
@@ -1287,9 +1305,9 @@ class InterestModel(InterestPreTrainedModel):
             population_shares = self.population.shares.expand(len(rows), -1, -1)
         with torch.autocast(user.device.type, enabled=False):
             weights = head.statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times)
-            domains = head(
-                user, hidden, attention, weights, nodes, shares, history_counts.float(), population_shares.float()
-            )
+        domains = head(
+            user, hidden, attention, weights, nodes, shares, history_counts.float(), population_shares.float()
+        )
         output |= domains
         if self.config.use_domain_fusion:
             leaves = domains["log_future"][:, 0].exp() * head.is_leaf

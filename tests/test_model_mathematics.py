@@ -222,3 +222,35 @@ def test_repeats_are_counted_once_per_item(seed):
     torch.testing.assert_close(loss, plain)
     gradient = torch.autograd.grad(loss, head.repetition.weight, retain_graph=True)[0]
     torch.testing.assert_close(gradient, torch.autograd.grad(plain, head.repetition.weight)[0], atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_next_loss_recounts_the_following_events(seed):
+    """Cross-entropy of the domains of the next 20 events of one's own segment, event by event."""
+    model = stirred_model([2, 3], seed)
+    head, random = model.domain_head, np.random.default_rng(seed)
+    batch = random_batch(model, seed, users=2, length=30)
+    history, nodes, weights = batch["history"], batch["item_domains"], batch["item_domain_weights"]
+    history[1, 25:] = -1
+    segments = torch.from_numpy(np.sort(random.integers(0, 3, (2, 30)), 1))
+    states = torch.randn(2, 30, 16)
+    losses = []
+    for user, position in np.ndindex(2, 30):
+        if history[user, position] < 0:
+            continue
+        after = [
+            step
+            for step in range(position + 1, min(position + 21, 30))
+            if segments[user, step] == segments[user, position] and history[user, step] >= 0
+        ]
+        if after:
+            share = torch.zeros(len(model.config.domains))
+            for step in after:
+                for node, weight in zip(nodes[history[user, step]], weights[history[user, step]], strict=True):
+                    if node >= 0:
+                        share[node] += weight / len(after)
+            losses.append(-(share * head.next_log(states[user, position]).detach()).sum())
+    expected = torch.stack(losses).mean()
+    found = head.next_loss(states, history, segments, nodes, weights).detach()
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
