@@ -59,7 +59,13 @@ def run(output: Path, *, quick: bool, max_minutes: float | None, seed: int, over
     minutes = max_minutes or (0.5 if quick else 4.5)
     arguments = {"data": data, "output_dir": model, "max_minutes": f"{minutes:g}", "seed": seed, "baselines": "none"}
     # every item's text says its domain plainly: there is nothing in it that a tuned text tower would find
-    arguments |= {"tuning": "frozen", "hidden_dropout": 0.1, "prior_steps": 20 if quick else 80, "disable_tqdm": quick}
+    arguments |= {
+        "tuning": "frozen",
+        "hidden_dropout": 0.25,
+        "item_id_dropout": 0.4,
+        "prior_steps": 20 if quick else 80,
+        "disable_tqdm": quick,
+    }
     arguments |= {"evaluations": 4, "max_eval_users": 400}
     status = finetune([word for name, value in arguments.items() for word in (f"--{name}", str(value))])
     if status:
