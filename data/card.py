@@ -53,13 +53,16 @@ def moment(seconds: int | None, time: str) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def dataset_card(facts: dict, splits: list[str], columns: dict[str, list[str]]) -> DatasetCard:
+def dataset_card(
+    facts: dict, splits: list[str], columns: dict[str, list[str]], impressions: list[str] | None = None
+) -> DatasetCard:
     """The card of an interest dataset, with the `configs` that `datasets.load_dataset` reads.
 
     Args:
         facts (`dict`): see `write_dataset`; stored whole in the front matter.
         splits: the splits of the events that have any event.
-        columns: column names of `"events"` and `"items"`.
+        columns: column names of `"events"`, `"items"` and `"impressions"`.
+        impressions (*optional*): the splits that have impressions.
     """
     counts = facts["counts"]
     licence = facts["licence"] if facts["licence"] in ("mit", "apache-2.0", "cc-by-4.0", "cc0-1.0") else None
@@ -75,7 +78,19 @@ def dataset_card(facts: dict, splits: list[str], columns: dict[str, list[str]]) 
                 "data_files": [{"split": split, "path": f"events/{split}-*.parquet"} for split in splits],
             },
             {"config_name": "items", "data_files": [{"split": "train", "path": "items/items-*.parquet"}]},
-        ],
+            *(
+                [
+                    {
+                        "config_name": "impressions",
+                        "data_files": [
+                            {"split": split, "path": f"impressions/{split}-*.parquet"} for split in impressions
+                        ],
+                    }
+                ]
+                if impressions
+                else []
+            ),
+        ],  # fmt: skip
         **{FACTS_KEY: facts},
     )
     return DatasetCard(f"---\n{data.to_yaml(original_order=list(data.to_dict()))}\n---\n\n{_body(facts, columns)}")
@@ -92,11 +107,18 @@ def _body(facts: dict, columns: dict[str, list[str]]) -> str:
         if threshold is not None
         else "above the user's own mean so far is positive"
     )
-    if "value" not in columns["events"]:
+    if "impressions" in counts:
+        overall = "is not needed: what was clicked among what was shown is positive, what was not is negative"
+    elif "value" not in columns["events"]:
         overall = "would be needed, this log has none: null"
     rows = [("users", counts["users"]), ("items", counts["items"]), ("items with events", counts["items_with_events"]),
             ("events", counts["events"]), ("of these train", counts["train"]), ("of these validation", counts["validation"]),
             ("of these test", counts["test"]), ("domains", facts["taxonomy"]["nodes"])]  # fmt: skip
+    load = ""
+    if "impressions" in counts:
+        load = f'\nimpressions = load_dataset(DIR, "impressions")  # {", ".join(columns["impressions"])}'
+        rows += [(name, counts[key]) for name, key in (("impressions", "impressions"), ("items shown in them", "shown"),
+                                                       ("of these clicked", "clicked"))]  # fmt: skip
     table = "\n".join(f"| {name} | {number:,} |" for name, number in rows)
     dropped = "\n".join(f"- {number:,}: {why}" for why, number in facts["dropped"].items()) or "Nothing."
     notes = "\n".join(f"- {note}" for note in facts["notes"])
@@ -117,7 +139,7 @@ A log of what people did, as an interest dataset for [InterestLM](https://pypi.o
 from datasets import load_dataset
 
 events = load_dataset(DIR, "events")  # {", ".join(columns["events"])}
-items = load_dataset(DIR, "items")["train"]  # {", ".join(columns["items"])}
+items = load_dataset(DIR, "items")["train"]  # {", ".join(columns["items"])}{load}
 ```
 
 | what | number |

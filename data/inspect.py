@@ -25,7 +25,8 @@ from .labels import (
 from .log import CARD_FILE, TEST, TRAIN, InterestLog
 from .population import even_shares
 from .prepare import find_files, prepare
-from .reading import read_table
+from .reading import first_fields, read_table
+from .recipes.amazon import review_layout
 from .recipes.table import EVENT_ROLES
 
 
@@ -125,14 +126,18 @@ def inspect_path(source: str | Path | Sequence[str | Path], **options) -> dict:
 
 
 def detect_recipe(sources: Sequence[Path], events: str | Path | None = None, items: str | Path | None = None) -> str:
-    """`movielens`, `checkins` or `table`, by the files' names and columns."""
+    """`movielens`, `mind`, `amazon-reviews`, `checkins` or `table`, by the files' names and columns."""
     if len(sources) == 1 and not sources[0].exists():
         raise ValueError(f"{sources[0]}: no such file or folder")
     if len(sources) == 1 and sources[0].is_dir():
         for names in (("ratings.csv", "movies.csv"), ("ratings.dat", "movies.dat"), ("u.data", "u.item")):
             if all((sources[0] / name).exists() for name in names):
                 return "movielens"
+    if sources and all((source / name).exists() for source in sources for name in ("news.tsv", "behaviors.tsv")):
+        return "mind"
     events_file, items_file = find_files(sources, events, items)
+    if review_layout(first_fields(events_file)):
+        return "amazon-reviews"
     if items_file is not None:
         found = find_columns(read_table(events_file), EVENT_ROLES, {})
         if "latitude" in found and "longitude" in found:
@@ -185,7 +190,9 @@ def _supported(log: InterestLog, report: dict, one_sitting: bool) -> dict[str, s
         "future interest": (none if log.tree is None else None) or time_reason or few,
         "change rate": (none if log.tree is None else None) or time_reason or few or unsure,
         "intensity": time_reason,
-        "overall interest": None if both else "no observed negatives (no values above and below the user's mean)",
+        "overall interest": None
+        if both or log.impressions is not None
+        else "no observed negatives (no values above and below the user's mean)",
         "rating": None if value is not None and value["distinct"] > 2 else "no graded values",
         "review text": None if report["text"]["events_with_text"] > 0.01 else "events carry no text",
         "places": None if report["place"] > 0.01 else "events carry no latitude and longitude",

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from ..taxonomy_interest import DomainTree
 from .card import read_facts
+from .impressions import Impressions, read_impressions
 
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -51,6 +52,7 @@ class InterestLog:
         item_nodes (`sp.csr_matrix` of shape `(I, K)`, float32): membership of each item at every node; K = 0
             without a tree.
         facts (`dict`): how the dataset was made, from the front matter of its card.
+        impressions (`Impressions`, *optional*): what was shown and what of it was clicked.
     """
 
     name: str
@@ -72,6 +74,7 @@ class InterestLog:
     tree: DomainTree | None
     item_nodes: sp.csr_matrix
     facts: dict
+    impressions: Impressions | None = None
 
     @property
     def num_users(self) -> int:
@@ -92,6 +95,7 @@ class InterestLog:
         items: pd.DataFrame | pa.Table,
         facts: dict | None = None,
         tree: DomainTree | None = None,
+        impressions: pd.DataFrame | pa.Table | None = None,
     ) -> InterestLog:
         """A log from an events and an items table in memory.
 
@@ -103,6 +107,7 @@ class InterestLog:
                 others.
             facts (*optional*): see the class. `recipe`, `split`, `time` and `end` get defaults.
             tree (*optional*): the domains; by default those of the items' categories, None where no item has any.
+            impressions (*optional*): `impression_id`, `user_id`, `item_id`, `timestamp`, `clicked`, and `split` as above.
 
         Raises:
             ValueError: a missing column, an item id that occurs twice, an event of an unknown item, an unknown split.
@@ -161,9 +166,10 @@ class InterestLog:
         def take(array: np.ndarray | None) -> np.ndarray | None:
             return None if array is None else array[order]
 
+        user_ids = np.asarray(user_ids, dtype=str) if len(user_ids) else np.empty(0, dtype="<U1")
         return cls(
             name=str(facts.get("name") or facts["recipe"]),
-            user_ids=np.asarray(user_ids, dtype=str) if len(user_ids) else np.empty(0, dtype="<U1"),
+            user_ids=user_ids,
             item_ids=item_ids,
             items=frame,
             user=user_code[order].astype(np.int32),
@@ -181,11 +187,18 @@ class InterestLog:
             tree=tree,
             item_nodes=item_membership(tree, frame["categories"]),
             facts=facts,
+            impressions=None
+            if impressions is None
+            else Impressions.from_table(impressions, user_ids, item_ids, SPLITS),
         )
 
     @classmethod
-    def load(cls, directory: str | Path) -> InterestLog:
+    def load(cls, directory: str | Path, splits: Sequence[str] = SPLITS) -> InterestLog:
         """Reads an interest dataset's folder.
+
+        Args:
+            directory: the folder.
+            splits (`Sequence[str]`, *optional*): those whose files are opened; all of them by default.
 
         Raises:
             ValueError: not an interest dataset, or a broken one; the message names the file.
@@ -200,7 +213,7 @@ class InterestLog:
                 )
         facts = read_facts(directory / CARD_FILE)
         tables = []
-        for split in SPLITS:
+        for split in splits:
             files = sorted((directory / "events").glob(f"{split}-*.parquet"))
             if not files and split == "train":
                 raise ValueError(f"{directory / 'events'}: no train-*.parquet")
@@ -216,7 +229,8 @@ class InterestLog:
         facts.setdefault("name", directory.resolve().name)
         try:
             events = pa.concat_tables(tables, promote_options="permissive")
-            return cls.from_frames(events, items, facts=facts, tree=tree)
+            shown = read_impressions(directory, splits)
+            return cls.from_frames(events, items, facts=facts, tree=tree, impressions=shown)
         except (ValueError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ValueError(f"{directory}: {error}") from None
 

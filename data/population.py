@@ -108,7 +108,7 @@ class PopulationTable:
 
 @dataclass(frozen=True)
 class PopularityTable:
-    """How often and how lately each item was taken, at up to 64 moments.
+    """How often and how lately each item was taken, day by day or at 1,024 moments.
 
     Attributes:
         grid (`np.ndarray` of shape `(G,)`): int64 moments, ascending.
@@ -128,7 +128,7 @@ class PopularityTable:
         log: InterestLog,
         allowed: np.ndarray | None = None,
         half_lives: tuple[float, ...] | None = None,
-        max_points: int = 64,
+        max_points: int = 1024,
     ) -> PopularityTable:
         """Counts the allowed events between grid points that hold about equally many of them.
 
@@ -136,13 +136,13 @@ class PopularityTable:
             log (`InterestLog`): the log.
             allowed (`np.ndarray` of shape `(E,)`, *optional*): bool, the events that may be counted at all; all if not
                 given.
-            half_lives (`tuple[float, ...]`, *optional*): in days, (7, 30, 120) if not given. On a log with positions
-                only they are in hundredths of all events, (1, 5, 20) if not given.
-            max_points (`int`, defaults to 64): grid points at most; fewer where a catalogue is so large that the
+            half_lives (`tuple[float, ...]`, *optional*): in days, (1, 7, 30, 120) if not given. On a log with
+                positions only they are in hundredths of all events, (.2, 1, 5, 20) if not given.
+            max_points (`int`, defaults to 1024): grid points at most; fewer where a catalogue is so large that the
                 features would take more than 400 MiB.
         """
         order = log.facts.get("time") == "order"
-        half_lives = half_lives or ((1.0, 5.0, 20.0) if order else (7.0, 30.0, 120.0))
+        half_lives = half_lives or ((0.2, 1.0, 5.0, 20.0) if order else (1.0, 7.0, 30.0, 120.0))
         for half_life in half_lives:
             if not half_life > 0:
                 raise ValueError(f"half-life is {half_life!r}, expected a positive number")

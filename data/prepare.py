@@ -8,7 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from .reading import RawLog
+from .recipes.amazon import read_amazon_reviews
 from .recipes.checkins import read_checkins
+from .recipes.mind import read_mind
 from .recipes.movielens import read_movielens
 from .recipes.table import read_log_table
 from .taxonomy import load_domains
@@ -17,7 +19,7 @@ from .writing import check_options, check_output, write_dataset
 
 __all__ = ["RECIPES", "find_files", "prepare", "write_dataset"]
 
-RECIPES = ("movielens", "checkins", "table", "synthetic")
+RECIPES = ("movielens", "amazon-reviews", "mind", "checkins", "table", "synthetic")
 
 
 def prepare(
@@ -39,13 +41,15 @@ def prepare(
     licence: str | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    test_events: int = 1,
     quiet: bool = False,
 ) -> Path:
     """Reads a raw log with a recipe and writes an interest dataset.
 
     Args:
-        recipe (`str`): `movielens`, `checkins`, `table` or `synthetic`.
-        sources: one folder, or one file of events, or a file of events and a file of items. None for `synthetic`.
+        recipe (`str`): `movielens`, `amazon-reviews`, `mind`, `checkins`, `table` or `synthetic`.
+        sources: one folder, or one file of events, or a file of events and a file of items; for `mind` one folder, or
+            several, of which the last one tests. None for `synthetic`.
         output: the folder to write; it must not exist.
         split (`str`, *optional*): `global-time` (default where the log has times) or `leave-last`.
         min_events (`int`, *optional*): users with fewer events are dropped; by default 2 for `global-time`, 5 for
@@ -63,6 +67,7 @@ def prepare(
             mean.
         licence (`str`, *optional*): of the source, where the recipe does not know it.
         validation_fraction, test_fraction (`float`): shares of the events, for `global-time`.
+        test_events (`int`): events per user that test, for `leave-last`; at most a third of what a user has.
         quiet (`bool`): print nothing.
 
     Returns:
@@ -95,9 +100,19 @@ def prepare(
                     "the recipe movielens takes one folder and no columns; see the recipe table for other files"
                 )
             raw = read_movielens(Path(sources[0]))
+        elif recipe == "mind":
+            if not sources or events or items or columns or time:
+                raise ValueError("the recipe mind takes one or several folders, and neither --time nor columns")
+            raw = read_mind([Path(source) for source in sources])
         else:
             events_file, items_file = find_files(sources, events, items)
-            if recipe == "checkins":
+            if recipe == "amazon-reviews":
+                if columns or time not in (None, "seconds"):
+                    raise ValueError(
+                        "the recipe amazon-reviews takes neither columns nor --time; see the recipe table for other files"
+                    )
+                raw = read_amazon_reviews(events_file, items_file)
+            elif recipe == "checkins":
                 if items_file is None:
                     raise ValueError("the recipe checkins takes a file of check-ins and a file of places")
                 raw = read_checkins(events_file, items_file, columns, time)
@@ -122,6 +137,10 @@ def prepare(
         merge_texts=merge_texts if merge_texts is not None else (None if raw.merge_texts else False),
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
+        test_events=test_events,
+        impressions=raw.impressions,
+        dated_from=raw.dated_from,
+        test_start=raw.test_start,
         facts=facts,
         overwrite=overwrite,
         quiet=quiet,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import gzip
 import json
@@ -57,7 +58,11 @@ class SourceTable:
 
 @dataclass
 class RawLog:
-    """What a recipe hands to `write_dataset`: events and items under our names, and what it did on the way."""
+    """What a recipe hands to `write_dataset`: events and items under our names, and what it did on the way.
+
+    `impressions` has one row per shown item (`data/impressions.py`). Events before `dated_from` have no time of their own;
+    `test_start` is where the source says that its test begins.
+    """
 
     events: pd.DataFrame
     items: pd.DataFrame
@@ -70,6 +75,9 @@ class RawLog:
     repairs: dict[str, int] | None = None
     drop_duplicates: bool = False
     merge_texts: bool = False
+    impressions: pd.DataFrame | None = None
+    dated_from: int | None = None
+    test_start: int | None = None
 
 
 def read_table(path: str | Path) -> SourceTable:
@@ -92,6 +100,18 @@ def read_table(path: str | Path) -> SourceTable:
         return _read_csv(path)
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise ValueError(f"{path}: not readable ({str(error).splitlines()[0]})") from None
+
+
+def first_fields(path: Path) -> list[str]:
+    """Fields of the first JSON line of a file; none where it is no file of JSON lines."""
+    if not path.is_file() or not {".json", ".jsonl", ".ndjson"} & {suffix.lower() for suffix in path.suffixes}:
+        return []
+    with _open_text(path) as lines:
+        try:
+            row = _parsed(next(lines, ""))
+        except (json.JSONDecodeError, OSError, EOFError):
+            return []
+    return list(row) if isinstance(row, dict) else []
 
 
 def read_lines(path: Path, separator: str, names: Sequence[str], encoding: str = "utf-8") -> SourceTable:
@@ -189,11 +209,22 @@ def _read_json(path: Path) -> SourceTable:
                 if not line.strip():
                     continue
                 try:
-                    rows.append(json.loads(line))
+                    rows.append(_parsed(line))
                 except json.JSONDecodeError as error:
                     raise ValueError(f"{path.name}:{number}: not JSON ({error.msg}): {line.strip()[:60]!r}") from None
         return SourceTable(path.name, _plain(_from_rows(path, rows)), "json", path)
     return SourceTable(path.name, _plain(table), "json", path)
+
+
+def _parsed(line: str):
+    """A line of JSON, or of Python literals, in which some older files are written (Amazon's metadata of 2014)."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        try:
+            return ast.literal_eval(line.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise error from None
 
 
 def _from_rows(path: Path, rows: list) -> pd.DataFrame:

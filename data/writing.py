@@ -18,6 +18,7 @@ from rich.table import Table
 from ..taxonomy_interest import DomainTree
 from .card import dataset_card, moment, read_facts
 from .cleaning import checked_events, checked_items, drop_short_users, drop_unknown_items, merge_rows, sort_events
+from .impressions import COLUMNS, impression_counts, impression_splits, usable_impressions, write_impressions
 from .log import CARD_FILE, SPLITS, TAXONOMY_FILE, item_membership
 from .splits import global_time_split, leave_last_split
 from .taxonomy import load_domains, names_under_several_parents, text_vectors, tree_from_vectors
@@ -49,6 +50,10 @@ def write_dataset(
     merge_texts: bool | None = False,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    test_events: int = 1,
+    impressions: pd.DataFrame | None = None,
+    dated_from: int | None = None,
+    test_start: int | None = None,
     facts: dict | None = None,
     overwrite: bool = False,
     quiet: bool = False,
@@ -66,6 +71,9 @@ def write_dataset(
             clustered where the items have no categories; without them TF-IDF and SVD give some.
         dropped, notes, repairs, source, licence: what a recipe did before, for the card.
         facts: further facts for the card.
+        impressions (`pd.DataFrame`, *optional*): what was shown, one row per item: `impression_id`, `user_id`, `item_id`,
+            `timestamp`, `clicked` (0 or 1). Clicks are events too; what was not clicked is none.
+        dated_from, test_start (`int`, *optional*): see `global_time_split`.
         drop_duplicates (`bool`): whether rows that are equal in user, item, time and value are dropped but for one.
         merge_texts (`bool`, *optional*): see `prepare`; None decides by looking.
         others: see `prepare`.
@@ -80,6 +88,7 @@ def write_dataset(
     check_options(split, time)
     console = Console(quiet=quiet)
     dropped, notes = dict(dropped or {}), list(notes)
+    moments = dated_from, test_start
     with console.status("checking events and items"):
         items = checked_items(items)
         events, kind, more = checked_events(events, time)
@@ -97,9 +106,16 @@ def write_dataset(
         timestamp = events["timestamp"].to_numpy()
         validation_start = test_start = None
         if split == "global-time":
-            splits, validation_start, test_start = global_time_split(timestamp, validation_fraction, test_fraction)
+            fractions = validation_fraction, test_fraction
+            splits, validation_start, test_start = global_time_split(timestamp, *fractions, *moments)
         else:
-            splits = leave_last_split(user)
+            splits = leave_last_split(user, test_events)
+        shown_splits, end = np.zeros(0, np.int8), int(timestamp.max()) + 1
+        if impressions is not None:
+            impressions = usable_impressions(impressions, events, items, dropped)
+            starts = None if validation_start is None else (validation_start, test_start)
+            shown_splits = impression_splits(impressions, events, splits, starts)
+            end = max(end, int(impressions["timestamp"].max()) + 1) if len(impressions) else end
     with console.status("building the domain tree"):
         items, tree, taxonomy = _domains(items, events[splits == 0], domains, vectors, notes)
     taxonomy["repairs"] = repairs
@@ -112,7 +128,8 @@ def write_dataset(
         "start": int(timestamp.min()),
         "validation_start": validation_start,
         "test_start": test_start,
-        "end": int(timestamp.max()) + 1,
+        "test_events": test_events if split == "leave-last" else None,
+        "end": end,
         "min_events": min_events,
         "value_threshold": value_threshold,
         "repeat_rate": round(float(repeat[train].mean()), 6) if train.any() else 0.0,
@@ -123,6 +140,7 @@ def write_dataset(
             "events": len(events),
             **{name: int((splits == code).sum()) for code, name in enumerate(SPLITS)},
             "events_with_text": int((events["text"] != "").sum()) if "text" in events else 0,
+            **(impression_counts(impressions) if impressions is not None else {}),
         },
         "dropped": {why: int(number) for why, number in dropped.items() if number},
         "ties": ties,
@@ -136,7 +154,7 @@ def write_dataset(
         **(facts or {}),
     }
     with console.status("writing"), _beside(output, overwrite) as folder:
-        _write(folder, events, items, splits, tree, facts)
+        _write(folder, events, items, splits, tree, facts, impressions, shown_splits)
     _report(console, facts, output)
     return output
 
@@ -241,7 +259,14 @@ def _beside(output: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _write(
-    folder: Path, events: pd.DataFrame, items: pd.DataFrame, splits: np.ndarray, tree: DomainTree | None, facts: dict
+    folder: Path,
+    events: pd.DataFrame,
+    items: pd.DataFrame,
+    splits: np.ndarray,
+    tree: DomainTree | None,
+    facts: dict,
+    impressions: pd.DataFrame | None,
+    shown_splits: np.ndarray,
 ) -> None:
     (folder / "events").mkdir()
     (folder / "items").mkdir()
@@ -266,7 +291,12 @@ def _write(
     pq.write_table(item_table, folder / "items" / "items-00000-of-00001.parquet", row_group_size=ROWS_PER_GROUP)
     if tree is not None:
         tree.save(folder / TAXONOMY_FILE)
-    card = dataset_card(facts, written, {"events": columns, "items": item_table.column_names})
+    shown = []
+    if impressions is not None and len(impressions):
+        shown = write_impressions(folder, impressions, shown_splits, SPLITS, ROWS_PER_GROUP)
+    card = dataset_card(
+        facts, written, {"events": columns, "items": item_table.column_names, "impressions": list(COLUMNS)}, shown
+    )
     (folder / CARD_FILE).write_text(str(card), encoding="utf-8")
 
 
@@ -299,8 +329,9 @@ def _report(console: Console, facts: dict, output: Path) -> None:
     )
     table.add_column()
     table.add_column(justify="right")
-    for name in ("users", "items", "events", *SPLITS):
-        table.add_row(name, f"{counts[name]:,}")
+    for name in ("users", "items", "events", *SPLITS, "impressions"):
+        if name in counts:
+            table.add_row(name, f"{counts[name]:,}")
     table.add_row("from", moment(facts["start"], time))
     table.add_row("to", moment(facts["end"] - 1, time))
     table.add_row("ties: share user and time with another event", f"{facts['ties']:,}")

@@ -266,8 +266,8 @@ def test_dates_in_frames(tmp_path):
 
 
 def test_what_prepare_refuses(tmp_path):
-    with pytest.raises(ValueError, match="no recipe 'mind', expected one of movielens"):
-        prepare("mind", [tmp_path], tmp_path / "out")
+    with pytest.raises(ValueError, match="no recipe 'minds', expected one of movielens"):
+        prepare("minds", [tmp_path], tmp_path / "out")
     with pytest.raises(ValueError, match="expected a folder of MovieLens files"):
         prepare("movielens", [tmp_path / "none"], tmp_path / "out")
     with pytest.raises(ValueError, match="no source given"):

@@ -68,12 +68,12 @@ def test_popularity_features_equal_a_loop_over_strictly_earlier_events():
     allowed = log.split < 2
     table = PopularityTable.build(log, allowed, max_points=12)
     assert len(table.grid) <= 12 and (np.diff(table.grid) > 0).all()
-    assert table.names == ("decayed_7_days", "decayed_30_days", "decayed_120_days", "total", "age", "seen")
+    assert table.names == (*(f"decayed_{half_life}_days" for half_life in (1, 7, 30, 120)), "total", "age", "seen")
     for row in (0, 3, len(table.grid) - 1):
         now = table.grid[row]
         for item in range(log.num_items):
             ages = (now - log.timestamp[allowed & (log.item == item) & (log.timestamp < now)]) / DAY
-            expected = [np.log1p((0.5 ** (ages / half_life)).sum()) for half_life in (7, 30, 120)]
+            expected = [np.log1p((0.5 ** (ages / half_life)).sum()) for half_life in (1, 7, 30, 120)]
             expected += [np.log1p(len(ages)), np.log1p(ages.max(initial=0.0)), float(len(ages) > 0)]
             np.testing.assert_allclose(table.features[row, item], expected, rtol=1e-4, atol=1e-5)
 
@@ -85,14 +85,14 @@ def test_popularity_answers_from_a_grid_point_that_is_not_later():
     rows = table.index(time)
     assert (table.grid[rows] <= np.maximum(time, table.grid[0])).all()
     assert (rows[time >= table.grid[-1]] == len(table.grid) - 1).all()
-    assert not table.features[0].any() and table.features[-1, :, 3].any()
+    assert not table.features[0].any() and table.features[-1, :, 4].any()
 
 
 def test_age_counts_from_creation_where_that_is_known():
     frame, items = random_frames(7)
     items["created_at"] = [-10 * DAY, 0, 0, 0, 0, 10_000 * DAY]
     table = PopularityTable.build(make_log(frame, items))
-    age = np.expm1(table.features[-1, :, 4])
+    age = np.expm1(table.features[-1, :, 5])
     assert age[0] == pytest.approx(table.grid[-1] / DAY + 10, rel=1e-4)
     assert age[1] == pytest.approx(table.grid[-1] / DAY, rel=1e-4)
 
