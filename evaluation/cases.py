@@ -146,7 +146,11 @@ class CompletionCases:
 
 @dataclass(frozen=True)
 class OverallCases:
-    """Will this person like this item: `item (Q,)`, `label (Q,)` 0 or 1 (NaN unknown), `value (Q,)` the rating or NaN."""
+    """Will this person like this item: `item (Q,)`, `label (Q,)` 0 or 1 (NaN unknown), `value (Q,)` the rating or NaN.
+
+    Where the log has impressions a case is one of them and these are `(Q, C)`: what was shown, -1 and NaN = padding on the
+    right. Answers have the shape of `item`.
+    """
 
     user: np.ndarray
     time: np.ndarray

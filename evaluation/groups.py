@@ -18,7 +18,8 @@ from .baselines.population import PopulationShares
 from .baselines.recent_popularity import RecentPopularity
 from .baselines.shrinkage import Shrinkage
 from .baselines.text_knn import TextKNN
-from .cases import completion_cases, overall_cases, ranking_cases, shuffled, take
+from .cases import OverallCases, completion_cases, overall_cases, ranking_cases, shuffled, take
+from .impressions import impression_cases
 from .ranking import place_targets
 from .run import MODEL, Run
 from .scoring import score_completion, score_overall, score_ranking, score_rating, slice_ranking
@@ -28,7 +29,7 @@ COLD_USER_EVENTS = 5
 
 
 def measure_ranking(run: Run, filtered: bool, text_vectors: np.ndarray | None) -> None:
-    """NDCG, hit rate and the rest, with slices of cold items and users and the shuffled-history control."""
+    """NDCG, hit rate and the rest, with slices of cold items and users and the controls of history and text."""
     log = run.log
     cases = ranking_cases(log, run.asked, run.users)
     if not len(cases.user):
@@ -72,35 +73,57 @@ def measure_ranking(run: Run, filtered: bool, text_vectors: np.ndarray | None) -
     places = place_targets(log, mixed, run.predictor, ~warm, MODEL)
     control = score_ranking(mixed, places, filtered, 0, run.seed).figures
     run.controls.setdefault("shuffled_history", {})["ranking"] = control
+    if not run.answers("with_random_text"):
+        run.reasons["controls.random_text"] = "the predictor cannot be asked with other texts"
+    elif (other := run.predictor.with_random_text(run.seed)) is None:
+        run.reasons["controls.random_text"] = "the model reads no item text"
+    else:
+        run.say("ranking: the model with texts permuted among the items")
+        places = place_targets(log, cases, other, ~warm, MODEL)
+        run.controls["random_text"] = {
+            "ranking": score_ranking(cases, places, filtered, 0, run.seed).figures,
+            "cold_items": slice_ranking(places, cold_target, filtered, True),
+        }
 
 
 def measure_overall(run: Run) -> None:
     """Overall interest where there are observed negatives, ratings where there are values."""
     log = run.log
-    cases = overall_cases(log, run.asked, run.users)
-    tuning_cases = overall_cases(log, run.tuning, run.tuning_users)
-    known, tunable = np.isfinite(cases.label), np.isfinite(tuning_cases.label)
-    if log.value is None:
+    if log.impressions is not None:
+        _measure_labels(run, impression_cases(log, run.asked, run.users),
+                        impression_cases(log, run.tuning, run.tuning_users))  # fmt: skip
+    elif log.value is None:
         run.reasons["overall"] = "no ratings and no observed negatives: every event counts as positive"
+    if log.value is None:
         run.reasons["rating"] = "the log has no values"
         return
-    if len(np.unique(cases.label[known])) < 2 or len(np.unique(tuning_cases.label[tunable])) < 2:
+    cases = overall_cases(log, run.asked, run.users)
+    tuning_cases = overall_cases(log, run.tuning, run.tuning_users)
+    if log.impressions is None:
+        _measure_labels(run, *(take(part, np.flatnonzero(np.isfinite(part.label))) for part in (cases, tuning_cases)))
+    _measure_values(run, cases, tuning_cases)
+
+
+def _measure_labels(run: Run, cases: OverallCases, tuning_cases: OverallCases) -> None:
+    log = run.log
+    if any(not (part.label == kind).any() for part in (cases, tuning_cases) for kind in (0, 1)):
         run.reasons["overall"] = "the cases hold positives only, or negatives only"
-    else:
-        labelled = take(cases, np.flatnonzero(known))
-        for baseline in (UserMean(), ItemMean(), UserItemLogistic()):
-            if run.wants(baseline.name):
-                run.say(f"overall: {baseline.name}")
-                baseline.tune(log, run.tuning, take(tuning_cases, np.flatnonzero(tunable)))
-                baseline.fit(log, run.asked)
-                run.settings.setdefault(baseline.name, {})["overall"] = baseline.describe()
-                answer = baseline.overall(labelled)
-                run.add(
-                    "overall", baseline.name, score_overall(labelled, answer, run.replicates, run.seed, baseline.name)
-                )
-        answer = run.ask("overall", labelled, "overall")
-        if answer is not None:
-            run.add("overall", MODEL, score_overall(labelled, answer, run.replicates, run.seed, MODEL))
+        return
+    for baseline in (UserMean(), ItemMean(), UserItemLogistic()):
+        if run.wants(baseline.name):
+            run.say(f"overall: {baseline.name}")
+            baseline.tune(log, run.tuning, tuning_cases)
+            baseline.fit(log, run.asked)
+            run.settings.setdefault(baseline.name, {})["overall"] = baseline.describe()
+            score = score_overall(cases, baseline.overall(cases), run.replicates, run.seed, baseline.name)
+            run.add("overall", baseline.name, score)
+    answer = run.ask("overall", cases, "overall")
+    if answer is not None:
+        run.add("overall", MODEL, score_overall(cases, answer, run.replicates, run.seed, MODEL))
+
+
+def _measure_values(run: Run, cases: OverallCases, tuning_cases: OverallCases) -> None:
+    log = run.log
     rated, tunable = np.isfinite(cases.value), np.isfinite(tuning_cases.value)
     if not rated.any() or not tunable.any():
         run.reasons["rating"] = "no case has a value"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,19 @@ class ModelPredictor:
             vectors = self.model.eval().item_tower(texts, self.tensors.item_ids.to(device))
         return vectors.float().cpu().numpy()
 
+    def with_random_text(self, seed: int = 0) -> ModelPredictor | None:
+        """The same model on the same log with the items' texts permuted among them: does it matter what a text says?
+
+        Own vectors, domains and popularity stay with their items, people's own words with their events. None for a model
+        that reads no text.
+        """
+        if not self.model.config.use_text:
+            return None
+        tensors = copy.copy(self.tensors)
+        order = np.random.default_rng(seed).permutation(self.log.num_items)
+        tensors.item_text_index = self.tensors.item_text_index[torch.from_numpy(order)]
+        return ModelPredictor(self.model, self.processor, self.log, self.batch_size, tensors=tensors)
+
     def batches(self, cases):
         """Slices of the cases, similar lengths together: `(rows, cases of these rows)`."""
         order = np.argsort(cases.histories.lengths, kind="stable")
@@ -108,23 +122,33 @@ class ModelPredictor:
         return answer
 
     def completion(self, cases: CompletionCases) -> np.ndarray:
-        """Shares of the hidden half, `(Q, K)`."""
+        """Shares of the hidden half, `(Q, K)`.
+
+        Raises:
+            ValueError: a model without domains.
+        """
+        if self.model.domain_head is None:
+            raise ValueError("the model knows no domains: it was made without them")
         answer = np.empty((len(cases.user), self.model.config.num_domains), dtype=np.float32)
         for rows, batch in self.batches(cases):
             answer[rows] = self.forward(batch.histories, batch.time).domain_interest.float().cpu().numpy()
         return answer
 
     def _candidates(self, cases: OverallCases, field: str) -> np.ndarray:
-        answer = np.empty(len(cases.user), dtype=np.float32)
+        answer = np.full(cases.item.shape, np.nan, dtype=np.float32)
         for rows, batch in self.batches(cases):
-            candidates = torch.from_numpy(batch.item.astype(np.int64))[:, None]
-            answer[rows] = (
-                self.forward(batch.histories, batch.time, candidates=candidates)[field][:, 0].float().cpu().numpy()
-            )
+            shown = batch.item.reshape(len(rows), -1)
+            shown = shown[:, : max(1, (shown >= 0).sum(1).max())]
+            candidates = torch.from_numpy(shown.astype(np.int64))
+            found = self.forward(batch.histories, batch.time, candidates=candidates)[field].float().cpu().numpy()
+            if cases.item.ndim == 1:
+                answer[rows] = found[:, 0]
+            else:
+                answer[rows, : shown.shape[1]] = np.where(shown >= 0, found, np.nan)
         return answer
 
     def overall(self, cases: OverallCases) -> np.ndarray:
-        """Log-odds of overall interest in one item per case, `(Q,)`."""
+        """Log-odds of overall interest in one item per case, `(Q,)`, or in all shown ones, `(Q, C)`, NaN = padding."""
         return self._candidates(cases, "logits")
 
     def ratings(self, cases: OverallCases) -> np.ndarray:

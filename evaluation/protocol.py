@@ -58,7 +58,8 @@ def evaluate(
         log (`InterestLog`): the prepared log.
         predictor (*optional*): an object with any of `rank(cases, rows) -> (n, I)`, `forecast(cases) -> dict` (`future`
             `(Q, H, K)`, `change_rate (Q, K)`, `intensity (Q, H)`), `completion(cases) -> (Q, K)`, `overall(cases) -> (Q,)`
-            logits, `ratings(cases) -> (Q,)`. None measures the baselines alone.
+            logits, `ratings(cases) -> (Q,)`, `with_random_text(seed)` (itself, reading the items' texts permuted, for the
+            control). None measures the baselines alone.
         horizons (`Sequence[float]`), horizon_unit (`str`): windows in `"days"` or `"events"`. Under `leave-last` the only
             window is the next event, whatever is given.
         reference_horizon (`float`): the window of the change rate.
@@ -163,8 +164,8 @@ def _results(run: Run, name: str | None, split: str, protocol: dict) -> dict:
         if all(slices[slice_name] is None for slices in run.slices.values()):
             run.reasons[f"slices.{slice_name}"] = "no such case"
     results |= {"baselines": baselines, "best_baseline": best, "controls": run.controls}
-    run.reasons.setdefault("controls.random_text", "needs a model trained on random texts")
-    results["controls"].setdefault("random_text", None)
+    if results["controls"].setdefault("random_text", None) is None:
+        run.reasons.setdefault("controls.random_text", run.reasons.get("ranking", "no ranking was measured"))
     real, mixed = results["future"], run.controls.get("time_shuffled", {}).get("future")
     if real is not None and mixed is not None:
         run.controls["time_shuffled"]["skill_real_minus_shuffled"] = real["skill"] - mixed["skill"]

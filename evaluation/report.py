@@ -22,6 +22,12 @@ COLUMNS = {
     "intensity": ("nb_deviance", "poisson_deviance", "mae"),
     "rating": ("rmse", "mae"),
 }
+IMPRESSION_COLUMNS = (
+    "auc",
+    "ece",
+    "impression_auc",
+    "impression_ndcg@10",
+)  # of "overall", where the log has impressions
 SMALLER_IS_BETTER = frozenset(
     {"cross_entropy", "kl", "js", "mae", "rmse", "nb_deviance", "poisson_deviance", "log_loss", "ece", "brier"}
 )
@@ -48,6 +54,7 @@ def print_table(results: dict, console: Console | None = None) -> None:
             console.print(f"{group}: none ({results['reasons'].get(group, 'not measured')})", highlight=False)
             continue
         reference = model or next(iter(rows.values()))
+        metrics = IMPRESSION_COLUMNS if "impression_auc" in reference else metrics
         unit = "pairs" if group == "change" else "cases"
         count = reference.get(unit)
         kind = f", {protocol['headline']}" if group == "ranking" else ""

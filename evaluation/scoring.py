@@ -12,6 +12,7 @@ from .bootstrap import UserBootstrap, interval
 from .cases import CompletionCases, ForecastCases, OverallCases, RankingCases
 from .metrics.change import change_metrics
 from .metrics.forecast import forecast_values
+from .metrics.impressions import impression_values
 from .metrics.intensity import dispersion, intensity_values
 from .metrics.overall import auc, overall_metrics, overall_values
 from .metrics.ranking import ranking_values
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..taxonomy_interest import DomainTree
 
 
+MOST_DRAWN = 1_000_000_000  # shown items times bootstrap replicates: more items get fewer, but 100
 FORECAST_FIGURES = ("cross_entropy", "kl", "js")
 
 
@@ -196,20 +198,43 @@ def score_intensity(cases: ForecastCases, means: np.ndarray, replicates: int, se
 
 
 def score_overall(cases: OverallCases, logits: np.ndarray, replicates: int, seed: int, name: str) -> Score:
-    """Figures of overall interest from logits `(Q,)`."""
+    """Figures of overall interest from logits `(Q,)`; those of impressions `(Q, C)` also within each impression."""
     logits = np.asarray(logits, dtype=np.float64)
-    if logits.shape != cases.label.shape or not np.isfinite(logits).all():
-        raise ValueError(f"{name}: expected {len(cases.label)} finite logits, got shape {logits.shape}")
+    known = np.isfinite(cases.label)
+    if logits.shape != cases.label.shape or not np.isfinite(logits[known]).all():
+        raise ValueError(f"{name}: expected {cases.label.shape} finite logits, got shape {logits.shape}")
+    if cases.item.ndim == 2:
+        return _score_impressions(cases, logits, known, replicates, seed)
+    return _score_labels(cases.user, cases.label, logits, replicates, seed)
+
+
+def _score_impressions(
+    cases: OverallCases, logits: np.ndarray, known: np.ndarray, replicates: int, seed: int
+) -> Score:
+    row = np.nonzero(known)[0]
+    logits, label = logits[known], cases.label[known]
+    drawn = min(replicates, max(100, MOST_DRAWN // max(len(row), 1)))
+    score = _score_labels(cases.user[row], label, logits, drawn if replicates else 0, seed)
+    number, values = impression_values(row, logits, label)
+    score.figures |= {"impressions": len(number)}
+    if len(number):
+        score.figures |= _means(values)
+        means = UserBootstrap(cases.user[number], replicates, seed).means(np.stack(list(values.values()), axis=1))
+        score.replicates |= dict(zip(values, means.T, strict=True))
+    return score
+
+
+def _score_labels(users: np.ndarray, label: np.ndarray, logits: np.ndarray, replicates: int, seed: int) -> Score:
     probabilities = np.where(logits >= 0, 1.0, np.exp(-np.abs(logits))) / (1.0 + np.exp(-np.abs(logits)))
-    figures = overall_metrics(cases.label, probabilities)
-    figures |= {"cases": len(logits), "positives": float(cases.label.mean())}
-    draws = UserBootstrap(cases.user, replicates, seed)
-    values = overall_values(cases.label, probabilities)
+    figures = overall_metrics(label, probabilities)
+    figures |= {"cases": len(logits), "positives": float(label.mean())}
+    draws = UserBootstrap(users, replicates, seed)
+    values = overall_values(label, probabilities)
     means = dict(zip(values, draws.means(np.stack(list(values.values()), axis=1)).T, strict=True))
     tp, fp, fn = means.pop("tp"), means.pop("fp"), means.pop("fn")
     with np.errstate(invalid="ignore", divide="ignore"):
         means |= {"precision": tp / (tp + fp), "recall": tp / (tp + fn), "f1": 2 * tp / (2 * tp + fp + fn)}
-    means |= draws.apply(lambda weights: {"auc": auc(cases.label, logits, weights)})
+    means |= draws.apply(lambda weights: {"auc": auc(label, logits, weights)})
     return Score(figures, means)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import evaluate
@@ -17,6 +18,7 @@ from scipy.spatial.distance import jensenshannon
 import interest_lm.evaluation.metrics as metrics_package
 from interest_lm.evaluation.metrics.change import Change, change_metrics
 from interest_lm.evaluation.metrics.forecast import Forecast, forecast_values
+from interest_lm.evaluation.metrics.impressions import Impressions
 from interest_lm.evaluation.metrics.intensity import Intensity, intensity_values
 from interest_lm.evaluation.metrics.overall import Overall, auc, expected_calibration_error, overall_metrics
 from interest_lm.evaluation.metrics.ranking import Ranking, ranking_values, target_places
@@ -181,6 +183,10 @@ EXAMPLES = {
     "change": (Change, {"predictions": [0.1, -0.2, 0.4], "references": [0.5, -0.5, 0.1]}),
     "intensity": (Intensity, {"predictions": [1.0, 2.0], "references": [0.0, 3.0]}),
     "rating": (Rating, {"predictions": [3.5, 4.0], "references": [4.0, 4.0]}),
+    "impressions": (
+        Impressions,
+        {"impressions": [7, 7, 9, 9], "predictions": [0.1, 0.3, 0.2, 0.2], "references": [1, 0, 1, 0]},
+    ),
 }
 
 
@@ -195,3 +201,13 @@ def test_metrics_are_evaluate_modules(name):
     loaded = evaluate.load(str(FOLDER / f"{name}.py"), keep_in_memory=True)
     assert batched.compute() == pytest.approx(expected, nan_ok=True)
     assert loaded.compute(**inputs) == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_metric_and_its_sibling_make_a_folder_that_loads(tmp_path):
+    """What a metric's repository holds: nothing else of this package."""
+    folder = tmp_path / "rating"
+    folder.mkdir()
+    for name in ("rating.py", "metric_info.py"):
+        shutil.copy(FOLDER / name, folder)
+    loaded = evaluate.load(str(folder), keep_in_memory=True)
+    assert loaded.compute(predictions=[1.0, 2.0], references=[1.0, 4.0])["mae"] == 1.0

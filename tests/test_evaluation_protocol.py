@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_evaluation_cases import DAY, make_log
+from transformers import AutoTokenizer
 
+from interest_lm import InterestModel, InterestProcessor
 from interest_lm.data.log import InterestLog
 from interest_lm.data.oracle import oracle_for
 from interest_lm.data.synthetic import generate_world
 from interest_lm.evaluation.cases import completion_cases, forecast_cases, ranking_cases
 from interest_lm.evaluation.folds import fold
+from interest_lm.evaluation.predict import ModelPredictor
 from interest_lm.evaluation.predictions import forecast_template, load_predictions, template
 from interest_lm.evaluation.protocol import BASELINES, GROUPS, evaluate
 from interest_lm.evaluation.report import print_table, to_json, write_results
@@ -102,6 +107,47 @@ def test_every_figure_stands_beside_the_same_of_every_baseline(perfect):
     assert perfect["paired"]["future.cross_entropy"]["difference"] < 0
     assert perfect["slices"]["cold_users"] is None or perfect["slices"]["cold_users"]["cases"] > 0
     assert "shuffled_history" in perfect["controls"] and "time_shuffled" in perfect["controls"]
+
+
+@pytest.fixture(scope="module")
+def reader(log, tiny_bert) -> ModelPredictor:
+    """A model that tells items apart by their texts alone."""
+    log = replace(
+        log, items=log.items.assign(title=[f"{a} {b}" for a in ("heat", "jazz", "food", "guitar") for b in "abc"])
+    )
+    torch.manual_seed(0)
+    model = InterestModel.from_text_pretrained(
+        str(tiny_bert), hidden_size=16, use_popularity=False, use_repetition=False
+    )
+    return ModelPredictor(model, InterestProcessor.from_model(model, AutoTokenizer.from_pretrained(tiny_bert)), log)
+
+
+def test_random_text_gives_every_item_the_text_of_another(log, reader):
+    """What it says of item i after items h is what the model says of item o(i) after items o(h)."""
+    cases = ranking_cases(log, fold(log, "test"))
+    order = np.random.default_rng(7).permutation(log.num_items)
+    histories = replace(cases.histories, item=order[cases.histories.items(log)])
+    everybody = slice(0, len(cases.user))
+    mixed = reader.with_random_text(7).rank(cases, everybody)
+    plain = reader.rank(replace(cases, histories=histories), everybody)
+    np.testing.assert_allclose(mixed, plain[:, order], atol=1e-5)
+    assert np.abs(mixed - reader.rank(cases, everybody)).max() > 1e-3
+
+
+def test_the_random_text_control_is_measured_where_text_is_read(log, reader, perfect, monkeypatch):
+    few = WINDOWS | QUIET | {"baselines": ["popularity"], "horizons": (1, 7), "reference_horizon": 7}
+    results = evaluate(log, reader, **few)
+    assert results["completion"] is None and "no domains" in results["reasons"]["completion"]
+    control = results["controls"]["random_text"]["ranking"]
+    assert set(control) == set(results["ranking"]) and control["cases"] == results["ranking"]["cases"]
+    assert control["mrr"] != results["ranking"]["mrr"] and "controls.random_text" not in results["reasons"]
+    monkeypatch.setattr(reader.model.config, "use_text", False)
+    results = evaluate(log, reader, **few)
+    assert results["controls"]["random_text"] is None
+    assert results["reasons"]["controls.random_text"] == "the model reads no item text"
+    assert perfect["reasons"]["controls.random_text"] == "the predictor cannot be asked with other texts"
+    alone = evaluate(log, None, **few)
+    assert alone["reasons"]["controls.random_text"] == "no predictor: baselines only"
 
 
 def test_an_interval_holds_the_figure(perfect):

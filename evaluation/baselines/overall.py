@@ -10,10 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from ...data.labels import overall_labels
 from ..cases import OverallCases
 from ..folds import Fold
+from ..impressions import impression_masks, shown_before
 from ..metrics.overall import overall_values
 
 
 if TYPE_CHECKING:
+    from ...data.impressions import Impressions
     from ...data.log import InterestLog
 
 
@@ -30,15 +32,29 @@ class _Rates:
     """Shares of positives among known labels, per item, and per history, both pulled towards everybody's."""
 
     def fit(self, log: InterestLog, fold: Fold) -> None:
-        self.labels = overall_labels(log)
         self.log = log
+        if log.impressions is not None:
+            self._fit_impressions(log, log.impressions, fold)
+            return
+        self.labels = overall_labels(log)
         known = fold.known & (log.item >= 0) & np.isfinite(self.labels)
         items, labels = log.item[known], self.labels[known].astype(np.float64)
         self.item_positive = np.bincount(items, labels, minlength=log.num_items)
         self.item_count = np.bincount(items, minlength=log.num_items)
         self.mean = float(np.clip(labels.mean(), 0.01, 0.99)) if len(labels) else 0.5
 
+    def _fit_impressions(self, log: InterestLog, shown: Impressions, fold: Fold) -> None:
+        known = np.repeat(impression_masks(log, fold)[1], shown.sizes)
+        items, clicked = shown.item[known], shown.clicked[known]
+        self.item_positive = np.bincount(items, clicked, minlength=log.num_items)
+        self.item_count = np.bincount(items, minlength=log.num_items)
+        self.mean = float(np.clip(clicked.mean(), 0.01, 0.99)) if len(clicked) else 0.5
+
     def user(self, cases: OverallCases, strength: float) -> np.ndarray:
+        if self.log.impressions is not None:
+            positive, count = shown_before(self.log, cases.user, cases.time)
+            rate = (positive + strength * self.mean) / (count + strength)
+            return np.broadcast_to(rate[:, None], cases.item.shape)
         labels = self.labels[cases.histories.index]
         seen = np.isfinite(labels)
         rows = cases.histories.rows[seen]
@@ -70,11 +86,12 @@ class UserMean:
         losses = {}
         for strength in STRENGTHS:
             chosen = self.rates.user(cases, strength) if self.side == "user" else self.rates.item(cases, strength)
-            losses[strength] = overall_values(cases.label, chosen)["log_loss"].mean()
+            known = np.isfinite(cases.label)
+            losses[strength] = overall_values(cases.label[known], chosen[known])["log_loss"].mean()
         self.strength = min(losses, key=losses.__getitem__)
 
     def overall(self, cases: OverallCases) -> np.ndarray:
-        """`(Q,)` logits."""
+        """Logits of the shape of `cases.item`."""
         side = self.rates.user if self.side == "user" else self.rates.item
         return logit(side(cases, self.strength))
 
@@ -102,12 +119,13 @@ class UserItemLogistic:
         """Tunes both shares, then fits the regression."""
         self.user_side.tune(log, fold, cases)
         self.item_side.tune(log, fold, cases)
-        labels = cases.label > 0.5
+        known = np.isfinite(cases.label)
+        labels = cases.label[known] > 0.5
         self.constant = None
         if labels.all() or not labels.any():
             self.constant = float(logit(np.array(labels.mean())))
             return
-        self.model = LogisticRegression(C=10.0, max_iter=1000).fit(self._features(cases), labels)
+        self.model = LogisticRegression(C=10.0, max_iter=1000).fit(self._features(cases)[known], labels)
 
     def fit(self, log: InterestLog, fold: Fold) -> None:
         """Counts the known labels."""
@@ -115,13 +133,13 @@ class UserItemLogistic:
         self.item_side.fit(log, fold)
 
     def _features(self, cases: OverallCases) -> np.ndarray:
-        return np.stack([self.user_side.overall(cases), self.item_side.overall(cases)], axis=1)
+        return np.stack([self.user_side.overall(cases), self.item_side.overall(cases)], axis=-1)
 
     def overall(self, cases: OverallCases) -> np.ndarray:
-        """`(Q,)` logits."""
+        """Logits of the shape of `cases.item`."""
         if self.constant is not None:
-            return np.full(len(cases.user), self.constant)
-        return self.model.decision_function(self._features(cases))
+            return np.full(cases.item.shape, self.constant)
+        return self.model.decision_function(self._features(cases).reshape(-1, 2)).reshape(cases.item.shape)
 
     def describe(self) -> dict:
         """Its tuned settings."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import datasets
 import evaluate
 import numpy as np
+
+from .metric_info import metric_info
 
 
 CLEAR_CHANGE = 0.2
@@ -74,14 +75,7 @@ class Change(evaluate.Metric):
     """`evaluate` module of change rates: `compute(predictions=rates, references=labels)` of gated pairs."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_ARGUMENTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
-            ),
-        )
+        return metric_info(_DESCRIPTION, _ARGUMENTS, predictions="float64", references="float64")
 
     def _compute(self, predictions, references) -> dict[str, float]:
         return change_metrics(np.asarray(references), np.asarray(predictions))

@@ -6,6 +6,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from .metric_info import metric_info
+
 
 SMALLEST_SHARE = 1e-9
 
@@ -66,12 +68,7 @@ class Forecast(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         rows = datasets.Sequence(datasets.Value("float64"))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_ARGUMENTS,
-            features=datasets.Features({"predictions": rows, "references": rows}),
-        )
+        return metric_info(_DESCRIPTION, _ARGUMENTS, predictions=rows, references=rows)
 
     def _compute(self, predictions, references) -> dict[str, float]:
         values = forecast_values(np.asarray(references), np.asarray(predictions))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import datasets
 import evaluate
 import numpy as np
+
+from .metric_info import metric_info
 
 
 _SMALLEST_MEAN = 1e-6
@@ -59,14 +60,7 @@ class Intensity(evaluate.Metric):
     """`evaluate` module of intensity: `compute(predictions=means, references=counts)`."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_ARGUMENTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
-            ),
-        )
+        return metric_info(_DESCRIPTION, _ARGUMENTS, predictions="float64", references="float64")
 
     def _compute(self, predictions, references) -> dict[str, float]:
         values = intensity_values(np.asarray(references), np.asarray(predictions))

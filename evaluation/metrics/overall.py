@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import datasets
 import evaluate
 import numpy as np
+
+from .metric_info import metric_info
 
 
 BINS = 15
@@ -99,14 +100,7 @@ class Overall(evaluate.Metric):
     """`evaluate` module of overall interest: `compute(predictions=probabilities, references=labels)`."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_ARGUMENTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
-            ),
-        )
+        return metric_info(_DESCRIPTION, _ARGUMENTS, predictions="float64", references="float64")
 
     def _compute(self, predictions, references) -> dict[str, float]:
         return overall_metrics(np.asarray(references), np.asarray(predictions))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import datasets
 import evaluate
 import numpy as np
+
+from .metric_info import metric_info
 
 
 CUTOFFS = (5, 10, 20)
@@ -67,12 +68,7 @@ class Ranking(evaluate.Metric):
     """`evaluate` module of the ranking figures: `compute(better=..., ties=...)`."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_ARGUMENTS,
-            features=datasets.Features({"better": datasets.Value("int64"), "ties": datasets.Value("int64")}),
-        )
+        return metric_info(_DESCRIPTION, _ARGUMENTS, better="int64", ties="int64")
 
     def _compute(self, better, ties, cutoffs=CUTOFFS) -> dict[str, float]:
         values = ranking_values(np.asarray(better), np.asarray(ties), tuple(cutoffs))

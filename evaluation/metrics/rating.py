@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import datasets
 import evaluate
 import numpy as np
+
+from .metric_info import metric_info
 
 
 _DESCRIPTION = "Root mean squared error and mean absolute error of predicted ratings, in the units of the ratings."
@@ -28,14 +29,7 @@ class Rating(evaluate.Metric):
     """`evaluate` module of ratings: `compute(predictions=..., references=...)`."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_ARGUMENTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
-            ),
-        )
+        return metric_info(_DESCRIPTION, _ARGUMENTS, predictions="float64", references="float64")
 
     def _compute(self, predictions, references) -> dict[str, float]:
         values = rating_values(np.asarray(references), np.asarray(predictions))
