@@ -13,19 +13,56 @@
 # limitations under the License.
 """InterestLM configuration."""
 
+import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .taxonomy_interest import DomainTree
 
 
-TASKS = ("ranking", "overall", "completion", "future", "intensity", "rating")
+TASK_WEIGHTS = {  # default lambda of every task
+    "ranking": 1.0,
+    "ahead": 0.3,
+    "overall": 1.0,
+    "completion": 1.0,
+    "future": 1.0,
+    "intensity": 1.0,
+    "rating": 1.0,
+}
+TASKS = tuple(TASK_WEIGHTS)
 
 
+def plain_value_errors(config_class):
+    """Class decorator above `@strict`: a setting that cannot be is a `ValueError` of one line, when it is made, changed or
+    saved, in place of huggingface_hub's `StrictDataclassError`, which is none."""
+    strict_setattr, strict_validate = config_class.__setattr__, config_class.validate
+
+    @functools.wraps(strict_setattr)
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            strict_setattr(self, name, value)
+        except StrictDataclassError as error:
+            kind = type(self).__dataclass_fields__[name].type
+            expected = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.Literal", "one of ")
+            raise ValueError(f"`{name}` is {value!r:.80}, expected {expected}") from error
+
+    @functools.wraps(strict_validate)  # with the mark by which `@strict` knows its own on a subclass
+    def validate(self) -> None:
+        try:
+            strict_validate(self)
+        except StrictDataclassError as error:
+            raise ValueError(str(error.__cause__)) from error
+
+    config_class.__setattr__, config_class.validate = __setattr__, validate
+    return config_class
+
+
+@plain_value_errors
 @strict
 class InterestConfig(PreTrainedConfig):
     r"""
@@ -83,7 +120,7 @@ class InterestConfig(PreTrainedConfig):
         item_id_dropout (`float`, *optional*, defaults to 0.1):
             Share of items whose own vector is dropped in a training batch, in history and candidates alike, so that unseen
             items rank by text.
-        num_item_features (`int`, *optional*, defaults to 6):
+        num_item_features (`int`, *optional*, defaults to 7):
             Popularity features per item and moment behind the ranking bias.
         use_popularity (`bool`, *optional*, defaults to `True`):
             Ranking has a bias that is a function of decayed counts and age.
@@ -107,12 +144,19 @@ class InterestConfig(PreTrainedConfig):
             Future interest differs from long-run interest.
         use_domain_residual (`bool`, *optional*, defaults to `True`):
             The network corrects the statistics.
+        use_domain_view (`bool`, *optional*, defaults to `True`):
+            Domain and intensity heads read the history as a sequence of domains, through layers of their own; without it they
+            read the states that ranking reads.
         use_domain_fusion (`bool`, *optional*, defaults to `True`):
             Ranking sees the forecast: `y = u + gate * sum f_d v_d`.
         task_weights (`dict[str, float]`, *optional*):
-            Lambda per task, of `ranking`, `overall`, `completion`, `future`, `intensity`, `rating`; 0 switches one off.
+            Lambda per task; 0 switches one off. `ranking`, `overall`, `completion`, `future`, `intensity` and `rating` are 1,
+            `ahead` (every position foresees the domains of the windows behind it; teaches the domain head's states) is .3.
         task_weighting (`str`, *optional*, defaults to `"fixed"`):
             `"fixed"`, or `"uncertainty"` (Kendall et al. 2018, eq. 10: learned log-variance per task).
+
+    Raises:
+        ValueError: a setting of another type, out of its range, or at odds with others; one line with name and value.
 
     Example:
 
@@ -165,7 +209,7 @@ class InterestConfig(PreTrainedConfig):
     actions: list[str] | None = None
     num_items: int = 0
     item_id_dropout: float | int = 0.1
-    num_item_features: int = 6
+    num_item_features: int = 7
     use_popularity: bool = True
     use_repetition: bool = True
     num_neighbours: int = 0
@@ -178,8 +222,9 @@ class InterestConfig(PreTrainedConfig):
     use_prior: bool = True
     use_drift: bool = True
     use_domain_residual: bool = True
+    use_domain_view: bool = True
     use_domain_fusion: bool = True
-    task_weights: dict[str, float] | None = None
+    task_weights: dict[str, float | int] | None = None
     task_weighting: Literal["fixed", "uncertainty"] = "fixed"
 
     def __post_init__(self, **kwargs):
@@ -195,8 +240,11 @@ class InterestConfig(PreTrainedConfig):
             self.half_lives_days = []
         if self.domains is not None:
             self.domains = DomainTree(self.domains).nodes
-        self.task_weights = dict.fromkeys(TASKS, 1.0) | (self.task_weights or {})
-        super().__post_init__(**kwargs)
+        self.task_weights = TASK_WEIGHTS | (self.task_weights or {})
+        try:
+            super().__post_init__(**kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"`text_config`: {error.__cause__}") from error
 
     @property
     def num_domains(self) -> int:
@@ -215,6 +263,12 @@ class InterestConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Checks that sizes, horizons and tasks fit together."""
+        for name in (
+            "hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers", "max_history",
+            "num_time_buckets", "num_distance_buckets",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}, expected at least 1")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"`hidden_size` is {self.hidden_size}, expected a multiple of 2 * `num_attention_heads` "
@@ -222,6 +276,9 @@ class InterestConfig(PreTrainedConfig):
             )
         if not self.horizons or any(not horizon > 0 or math.isinf(horizon) for horizon in self.horizons):
             raise ValueError(f"`horizons` is {self.horizons}, expected positive numbers of {self.horizon_unit}")
+        for name in ("half_lives_events", "half_lives_days"):
+            if any(not value > 0 or math.isinf(value) for value in getattr(self, name) or []):
+                raise ValueError(f"`{name}` is {getattr(self, name)}, expected positive numbers")
         if self.horizons != sorted(set(self.horizons)):
             raise ValueError(f"`horizons` is {self.horizons}, expected ascending distinct numbers")
         if self.reference_horizon not in self.horizons:
@@ -231,9 +288,6 @@ class InterestConfig(PreTrainedConfig):
         for name in ("hidden_dropout", "item_id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, expected a number in [0, 1)")
-        for name in ("max_history", "num_time_buckets", "num_distance_buckets", "num_hidden_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}, expected at least 1")
         for name in ("num_items", "num_item_features", "num_neighbours"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, expected 0 or more")

@@ -35,7 +35,6 @@ from .taxonomy_interest import DomainTree
 
 SECONDS_PER_DAY = 86400.0
 EARTH_RADIUS_KM = 6371.0
-POPULARITY_WIDTH = 16
 BUNDLED_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -152,6 +151,33 @@ def attend(query, key, value, bias, implementation: str | None, dropout: float =
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
     weights = F.dropout(scores.float().softmax(-1), dropout, training=dropout > 0).to(value.dtype)
     return weights @ value
+
+
+class RowGroups:
+    """Queries of a batch by the row that they ask, so that rows' keys are never copied: query m stands at `(rows[m], slot[m])`."""
+
+    def __init__(self, rows: torch.Tensor, batch: int):
+        order = rows.argsort(stable=True)
+        count = torch.bincount(rows, minlength=batch)
+        first = count.cumsum(0) - count
+        slot = torch.empty_like(rows)
+        slot[order] = torch.arange(len(rows), device=rows.device) - first[rows[order]]
+        self.rows, self.slot, self.batch = rows, slot, batch
+        self.width = int(count.max()) if len(rows) else 0
+
+    def attend(self, query, key, value, bias, implementation: str | None) -> torch.Tensor:
+        """Attention of queries `(M, heads, Q, head_dim)` over the keys of their rows `(B, heads, T, head_dim)` with a bias
+        `(M, 1 or heads, 1 or Q, T)`."""
+        number, heads, each, size = query.shape
+        bias = bias.expand(-1, -1, each, -1)
+        together = query.new_zeros(self.batch, self.width, heads, each, size)
+        together[self.rows, self.slot] = query
+        biases = bias.new_zeros(self.batch, self.width, bias.shape[1], each, bias.shape[-1])
+        biases[self.rows, self.slot] = bias
+        mixed = attend(
+            together.transpose(1, 2).flatten(2, 3), key, value, biases.transpose(1, 2).flatten(2, 3), implementation
+        )
+        return mixed.unflatten(2, (self.width, each)).transpose(1, 2)[self.rows, self.slot]
 
 
 def group_sum(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> torch.Tensor:
@@ -410,27 +436,37 @@ class InterestHistoryLayer(GradientCheckpointingLayer):
         return self.mlp_gate(hidden_states, normed, self.mlp(normed))
 
 
-class InterestHistoryEncoder(nn.Module):
-    """Event states from event vectors; state j sees events up to j of its own segment, at most `max_history` of them."""
+class InterestHistoryBias(nn.Module):
+    """Who sees whom: event j sees events up to j of its own segment, at most `max_history` of them, by gaps and distances."""
 
     def __init__(self, config: InterestConfig):
         super().__init__()
         self.max_history = config.max_history
         self.relative_bias = InterestRelativeBias(config)
-        self.layers = nn.ModuleList(InterestHistoryLayer(config) for _ in range(config.num_hidden_layers))
-        self.norm = InterestRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, events, times, places, valid, segments) -> torch.Tensor:
-        length = events.shape[1]
-        position = torch.arange(length, device=events.device)
+    def forward(self, times, places, valid, segments) -> torch.Tensor:
+        """`(B, 1 or heads, T, T)`, -inf where event i does not see event j."""
+        position = torch.arange(times.shape[1], device=times.device)
         age = position[:, None] - position
         seen = (
             (age >= 0) & (age < self.max_history) & valid[:, None, :] & (segments[:, :, None] == segments[:, None, :])
         )
         seen = seen | (age == 0)
-        mask = torch.zeros(seen.shape, device=events.device).masked_fill(~seen, -torch.inf)[:, None]
+        mask = torch.zeros(seen.shape, device=times.device).masked_fill(~seen, -torch.inf)[:, None]
         bias = self.relative_bias(times[:, :, None] - times[:, None, :], places, places)
-        bias = mask if bias is None else bias.float() + mask
+        return mask if bias is None else bias.float() + mask
+
+
+class InterestHistoryEncoder(nn.Module):
+    """Event states from event vectors, by causal layers that share one attention bias."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(InterestHistoryLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = InterestRMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, events: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Event vectors `(B, T, D)` and an attention bias `(B, 1 or heads, T, T)` to event states."""
         for layer in self.layers:
             events = layer(events, bias)
         return self.norm(events)
@@ -477,8 +513,9 @@ class InterestQueryLayer(nn.Module):
     def heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.config.num_attention_heads, -1)).transpose(-2, -3)
 
-    def forward(self, state, states, times, place, keys, key_times, key_places):
-        """State at the cut `(M, D)`, event states `(M, T, D)` and which of them count `(M, T)`, to user states `(M, D)`."""
+    def forward(self, state, states, groups, times, place, keys, key_times, key_places):
+        """State at the cut `(M, D)`, event states `(B, T, D)`, queries by row, and which events count `(M, T)`, to user
+        states `(M, D)`."""
         gaps = times[:, None] - key_times
         first = torch.where(keys, gaps, torch.iinfo(torch.int64).max).amin(1)
         gap = torch.where(keys.any(1), first, 0)
@@ -488,11 +525,35 @@ class InterestQueryLayer(nn.Module):
         relative = self.relative_bias(gaps[:, None], None if place is None else place[:, None], key_places)
         bias = bias if relative is None else bias + relative.float()
         key, value = (self.heads(part) for part in self.key_value(states).chunk(2, -1))
-        mixed = attend(self.heads(self.to_query(query)[:, None]), key, value, bias, self.config._attn_implementation)
+        asked = self.heads(self.to_query(query)[:, None]).to(key.dtype)
+        mixed = groups.attend(asked, key, value, bias, self.config._attn_implementation)
         mixed = mixed.transpose(1, 2).flatten(-2)[:, 0] * keys.any(1, keepdim=True)
         hidden = query + mixed.float()
         user = state + self.attention_out(hidden).float() + self.mlp_out(self.mlp(self.mlp_norm(hidden))).float()
-        return user, hidden, (key, value, bias)
+        return user, hidden, (key, value, bias, groups)
+
+
+class InterestDomainView(nn.Module):
+    """The history as a sequence of domains: what domain and intensity heads read, apart from the items themselves.
+
+    Item and text vectors tell people apart so well that heads with a label per person and moment learn them by heart; the
+    domains of the events do not.
+    """
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.domain_events = InterestEventEncoder(config)
+        self.domain_history = InterestHistoryEncoder(config)
+        self.domain_query = InterestQueryLayer(config)
+        for module in self.modules():  # there is little to learn by heart
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+
+    def items(self, nodes: torch.Tensor, item_domains: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Unit vectors of the items' domains `(N, D)` from node vectors `(K, D)` and their nodes and shares `(N, P)`."""
+        index = torch.where(item_domains >= 0, item_domains, len(nodes))
+        shares = weights.new_zeros(len(weights), len(nodes) + 1).scatter_add(1, index, weights)[:, :-1]
+        return F.normalize(shares @ nodes, dim=-1)
 
 
 class InterestStatistics(nn.Module):
@@ -569,7 +630,7 @@ class InterestStatistics(nn.Module):
         return shares[:, -1].log(), mixed.log(), components.log(), total[:, -1]
 
 
-NEXT_EVENTS = 20  # events ahead that every position foresees
+NEXT_EVENTS = 20  # the window in events that every position foresees beside those of the horizons
 
 
 class InterestDomainHead(nn.Module):
@@ -587,16 +648,18 @@ class InterestDomainHead(nn.Module):
         self.component = nn.Linear(self.statistics.num_components, size, bias=False)
         self.composition = nn.Linear(self.statistics.num_components * len(tree), size)
         self.composition_out = nn.Linear(size, size)
-        self.next_direction = nn.Linear(size, size, bias=False)
-        self.next_node = nn.Embedding(len(tree), size)
-        self.next_weight = nn.Parameter(torch.empty(3))
+        windows = config.num_horizons + 1
+        self.ahead_direction = nn.Linear(size, windows * size, bias=False)
+        self.ahead_node = nn.Embedding(len(tree), size)
+        self.ahead_weight = nn.Parameter(torch.empty(windows, 3))
         self.norm = InterestRMSNorm(size, config.rms_norm_eps)
         self.mlp_norm = InterestRMSNorm(size, config.rms_norm_eps)
         self.mlp = InterestMLP(config, config.hidden_size)
         self.residual = InterestZeroLinear(size, 4)
         self.user_residual = InterestZeroLinear(size, 4 * size, bias=False)
         self.user_norm = InterestRMSNorm(size, config.rms_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        # the domain view does not learn people by heart
+        self.dropout = nn.Dropout(0.0 if config.use_domain_view else config.hidden_dropout)
         self.kernel = nn.Parameter(torch.empty(2))
         self.concentration = nn.Parameter(torch.empty(2, self.num_groups))
         self.concentration_slope = nn.Parameter(torch.empty(2))
@@ -615,7 +678,7 @@ class InterestDomainHead(nn.Module):
     def reset(self):
         start, span = math.log(self.shortest), math.log(max(self.longest / self.shortest, 2.0))
         init.copy_(self.kernel, torch.tensor([start + span / 3, start + span]))
-        init.zeros_(self.next_weight)
+        init.zeros_(self.ahead_weight)
         init.constant_(self.concentration, math.log(20.0))
         init.copy_(self.concentration_slope, torch.tensor([0.0, 0.3]))
 
@@ -633,7 +696,10 @@ class InterestDomainHead(nn.Module):
         decay = (-horizons[:, None] / self.kernel.exp()).exp()
         return onset[:, None] * torch.cat([decay, torch.ones_like(decay[:, :1])], 1)
 
-    def forward(self, user, hidden, attention, weights, event_nodes, event_shares, older, population) -> dict:
+    def forward(
+        self, user, hidden, attention, weights, event_nodes, event_shares, older, population, horizons=None
+    ) -> dict:
+        """Long-run and future shares at the configured horizons, and behind them at further `horizons (H',)`."""
         group = self.statistics.group
         with torch.autocast(user.device.type, enabled=False):
             posterior, mixed, components, evidence = self.statistics(
@@ -651,24 +717,26 @@ class InterestDomainHead(nn.Module):
             by_node = self.residual(self.dropout(self.mlp_norm(vectors))).float()
             by_user = self.user_residual(self.dropout(self.user_norm(hidden))).float().unflatten(-1, (4, -1))
             by_node = by_node + torch.einsum("mrd,kd->mkr", by_user, self.node_vectors())
-            # what the next events look like from the state, learnt at every position (see `next_loss`); drift only
-            ahead = (self.next_log(user) - posterior).clamp(-4, 4)
-            by_node = by_node + F.pad(5 * self.next_weight, (1, 0)) * ahead[..., None]
+            # what comes after the state, learnt at every position (see `ahead_loss`); drift only
+            ahead = (self.ahead_log(user) - posterior[:, None]).clamp(-4, 4)
+            by_node = by_node + F.pad(5 * torch.einsum("wr,mwk->mkr", self.ahead_weight, ahead), (1, 0))
             # nobody is told apart without events
             residual = (by_node * (evidence[:, :1, None] / (evidence[:, :1, None] + 1))).transpose(1, 2)
         with torch.autocast(user.device.type, enabled=False):
-            return {"domain_embeds": vectors} | self.shares(posterior, mixed, residual.float(), log_total)
+            return {"domain_embeds": vectors} | self.shares(posterior, mixed, residual.float(), log_total, horizons)
 
-    def next_log(self, states: torch.Tensor) -> torch.Tensor:
-        """Log shares among siblings in the next events, `(..., K)`, from states `(..., D)`."""
-        logits = self.next_direction(states).float() @ self.next_node.weight.T.float()
+    def ahead_log(self, states: torch.Tensor) -> torch.Tensor:
+        """Log shares among siblings in the windows that follow, `(..., W, K)`, from states `(..., D)`: one window per horizon
+        and the next 20 events."""
+        directions = self.ahead_direction(states).float().unflatten(-1, (-1, states.shape[-1]))
+        logits = directions @ self.ahead_node.weight.T.float()
         return group_log_softmax(logits, self.statistics.group, self.num_groups)
 
-    def next_loss(self, states, history, segments, nodes, weights) -> torch.Tensor:
-        """Mean cross-entropy of the next 20 events' domains at every position, all levels together.
+    def ahead_loss(self, states, times, history, segments, nodes, weights) -> torch.Tensor:
+        """Mean cross-entropy of the domains of the windows right after every event, all levels and windows together.
 
-        Args: states `(B, T, D)`; history `(B, T)` item rows, < 0 = none; segments `(B, T)`; nodes, weights `(N, P)` of the
-        item table.
+        Args: states `(B, T, D)`; times, segments `(B, T)`; history `(B, T)` item rows, < 0 = none; nodes, weights `(N, P)` of
+        the item table.
         """
         batch, length = history.shape
         item = history.clamp(min=0)
@@ -677,30 +745,43 @@ class InterestDomainHead(nn.Module):
         shares = shares.scatter_add(2, index, weights[item])[..., :-1]
         total = F.pad(shares.cumsum(1), (0, 0, 1, 0))
         position = torch.arange(length, device=history.device)
-        # one past the last event of each position's own segment
-        same = (segments[:, :, None] == segments[:, None, :]) & (history != -1)[:, None]
-        end = torch.minimum((same * (position + 1)).amax(-1), position + 1 + NEXT_EVENTS)
-        start = (position + 1).expand_as(end)
-        known = (end > start) & (history != -1)
-        rows = torch.arange(batch, device=history.device)[:, None]
-        counts = (total[rows, end.clamp(max=length)] - total[rows, start])[known]
-        counts = counts / (end - start)[known][:, None]
-        return -(counts * self.next_log(states[known])).sum() / known.sum().clamp(min=1)
+        after = (segments[:, :, None] == segments[:, None, :]) & (history != -1)[:, None]
+        after = after & (position[:, None] < position)
+        # events between each position and the end of its segment, and of each window
+        left = after.sum(-1)
+        if self.config.horizon_unit == "days":
+            later = times[:, None, :] - times[:, :, None]
+            spans = (self.horizons.double() * SECONDS_PER_DAY).long()
+            number = [(after & (later <= span)).sum(-1) for span in spans]
+        else:
+            number = [left.clamp(max=int(horizon)) for horizon in self.config.horizons or []]
+        number = torch.stack([*number, left.clamp(max=NEXT_EVENTS)], -1)
+        end = (position + 1)[:, None] + number
+        start = (position + 1)[:, None].expand_as(end)
+        known = (end > start) & (history != -1)[..., None]
+        rows = torch.arange(batch, device=history.device)[:, None, None]
+        some = known.any(-1)
+        counts = (total[rows, end.clamp(max=length)] - total[rows, start])[some]
+        number = number[some]
+        # a window of n events tells about root n times as much as one event
+        weight = known[some] / number.clamp(min=1).sqrt()
+        loss = -(counts * self.ahead_log(states[some])).sum(-1)
+        return (loss * weight).sum() / (weight * number).sum().clamp(min=1)
 
     def domain_vectors(self, user, hidden, attention, features) -> torch.Tensor:
         """Interest vectors `v_d (M, K, D)`: domain queries over the event states, with the statistics `(M, J, K)` beside."""
-        key, value, bias = attention
+        key, value, bias, groups = attention
         node = self.node_vectors()
         heads = self.config.num_attention_heads
         query = self.norm(hidden[:, None] + node).to(key.dtype).unflatten(-1, (heads, -1)).transpose(1, 2)
-        bias = bias.expand(-1, heads, query.shape[2], -1)
-        attended = attend(query, key, value, bias, self.config._attn_implementation)
+        attended = groups.attend(query, key, value, bias, self.config._attn_implementation)
         attended = attended.transpose(1, 2).flatten(-2).float()
         vectors = user[:, None] + node + attended + self.component(features.transpose(1, 2)).float()
         return vectors + self.mlp(self.mlp_norm(vectors)).float()
 
-    def shares(self, posterior, mixed, residual, log_total) -> dict:
+    def shares(self, posterior, mixed, residual, log_total, horizons=None) -> dict:
         group, number = self.statistics.group, self.num_groups
+        horizons = self.horizons if horizons is None else torch.cat([self.horizons, horizons])
         log_p = group_log_softmax(posterior + residual[:, 0], group, number)
         anchor = log_p.detach()
         drift = torch.zeros_like(mixed)
@@ -708,12 +789,10 @@ class InterestDomainHead(nn.Module):
             drift = self.statistics.kernel_strength[:, None] * (mixed - anchor[:, None])
         drift = drift + residual[:, 1:]
         drift = drift - group_sum(anchor.exp()[:, None] * drift, group, number)[..., group]
-        gamma = (
-            self.kernels(self.horizons) if self.config.use_drift else self.horizons.new_zeros(len(self.horizons), 3)
-        )
+        gamma = self.kernels(horizons) if self.config.use_drift else horizons.new_zeros(len(horizons), 3)
         log_f = group_log_softmax(anchor[:, None] + torch.einsum("hk,mkd->mhd", gamma, drift), group, number)
         reference = self.config.reference_index
-        relative = (self.horizons / self.config.reference_horizon).log()[:, None]
+        relative = (horizons / self.config.reference_horizon).log()[:, None]
         level = self.concentration[0] + relative * self.concentration_slope[0]
         log_kappa = level[:, group] + self.concentration_slope[1] * log_total[:, None]
         log_interest, log_future = self.down_the_path(log_p), self.down_the_path(log_f)
@@ -757,17 +836,41 @@ class InterestIntensityHead(nn.Module):
         self.residual = InterestZeroLinear(config.hidden_size, horizons)
         self.horizon_days = config.horizons
 
-    def forward(self, user, rates: torch.Tensor, gap_days: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Events a day `(M, J)` to log mean and log size `(M, H)`."""
+    def forward(
+        self, user, rates: torch.Tensor, gap_days: torch.Tensor, further: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Events a day `(M, J)` to log mean and log size `(M, H)`; with `further` horizons `(H',)` behind them, `(M, H + H')`.
+
+        Between the configured horizons the log mean is linear in log h; outside, the nearest one's rate goes on, so that
+        the mean is proportional to h. The log size is linear in log h and constant outside.
+        """
         horizons = torch.tensor(self.horizon_days, device=rates.device)
         rate = (rates * self.mixture.softmax(-1)).sum(-1).clamp(min=1e-6)
         quiet = (gap_days * rate).clamp(max=1e4).log1p()
-        log_mean = rate.log()[:, None] + horizons.log() + self.level + self.gap[0] * quiet[:, None]
-        log_mean = log_mean + self.residual(user).float()
-        return log_mean.clamp(-12, 12), (self.dispersion + self.gap[1] * quiet[:, None]).clamp(-5, 8)
+        level, dispersion = self.level + self.residual(user).float(), self.dispersion
+        if further is not None:
+            # levels are of the log rate: the log mean is that plus log h
+            between = self.interpolation(horizons.log(), further.log())
+            level = torch.cat([level, level @ between.T], -1)
+            dispersion = torch.cat([dispersion, between @ dispersion])
+            horizons = torch.cat([horizons, further])
+        log_mean = rate.log()[:, None] + horizons.log() + level + self.gap[0] * quiet[:, None]
+        return log_mean.clamp(-12, 12), (dispersion + self.gap[1] * quiet[:, None]).clamp(-5, 8)
+
+    @staticmethod
+    def interpolation(known: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Weights `(H', H)` of the values at `known (H,)`, ascending: linear between two, the nearest one's outside."""
+        if len(known) == 1:
+            return known.new_ones(len(wanted), 1)
+        right = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
+        part = ((wanted - known[right - 1]) / (known[right] - known[right - 1])).clamp(0, 1)[:, None]
+        return (1 - part) * F.one_hot(right - 1, len(known)) + part * F.one_hot(right, len(known))
 
 
 REPEAT_HALF_LIVES = (3.0, 30.0)
+FEW_WEIGHTS = (
+    10.0  # scale of maps from a few features to one score: they start at zero and have further to go than others
+)
 
 
 class InterestRankingHead(nn.Module):
@@ -779,10 +882,9 @@ class InterestRankingHead(nn.Module):
         self.direction = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.log_temperature = nn.Parameter(torch.empty(1))
         self.fusion_gate = nn.Parameter(torch.empty(config.hidden_size))
-        self.features = None
+        self.popularity = None
         if config.use_popularity and config.num_item_features:
-            self.features = nn.Linear(config.num_item_features, POPULARITY_WIDTH)
-            self.feature_bias = InterestZeroLinear(POPULARITY_WIDTH, 1, bias=False)
+            self.popularity = InterestZeroLinear(config.num_item_features, 1, bias=False)
         self.repetition = InterestZeroLinear(3, 1, bias=False) if config.use_repetition else None
 
     def repeats(self, keys: torch.Tensor, age: torch.Tensor, same: torch.Tensor) -> torch.Tensor | None:
@@ -799,16 +901,16 @@ class InterestRankingHead(nn.Module):
             latest = (keys & (later < 0.5)).float()
             counts = [(known * torch.exp2(-age.clamp(min=0).float() / half)) @ alike for half in REPEAT_HALF_LIVES]
             features = torch.stack([torch.ones_like(known), *(count.log1p() for count in counts)], -1)
-        return self.repetition(features)[..., 0].float() * latest
+        return FEW_WEIGHTS * self.repetition(features)[..., 0].float() * latest
 
     def query(self, user: torch.Tensor) -> torch.Tensor:
         return self.direction(user).float() * (-self.log_temperature).exp()
 
     def bias(self, features: torch.Tensor | None) -> torch.Tensor | None:
         """`(..., F)` to `(...)`."""
-        if self.features is None or features is None:
+        if self.popularity is None or features is None:
             return None
-        return self.feature_bias(F.silu(self.features(features)))[..., 0].float()
+        return FEW_WEIGHTS * self.popularity(features)[..., 0].float()
 
 
 class InterestOverallHead(nn.Module):
@@ -848,28 +950,42 @@ class InterestPopulation(nn.Module):
         self.item_features = nn.Buffer(torch.zeros(config.num_items, config.num_item_features))
 
 
-class InterestNeighbours(nn.Module):
-    """Linear item-to-item scores beside the network's: `weight * sum over events of decay^age B[item of the event]`.
+RELATIONS = ("transitions", "ease")
 
-    `B` is EASE's closed form (Steck 2019, eq. 8) on the training log, the strongest entries of each row; `decay` and `weight`
-    are chosen on validation after training, 0 switches the blend off.
+
+class InterestNeighbours(nn.Module):
+    """Linear item-to-item scores beside the network's, as log-evidence: `sum over relations r of
+    weight_r log(floor_r + max(0, sum over events of decay_r^age B_r[item of the event]))`.
+
+    Two relations, both in closed form from the training log, the strongest entries of each row: a ridge regression of the next
+    items on the fading history, and EASE (Steck 2019, eq. 8). Decays, floors and weights are chosen on validation after
+    training; weight 0 switches a relation off. Items without a number have the floor. `popularity` is what validation adds to the
+    weights of the popularity features: a network is surer of its own part than it is right.
     """
 
     def __init__(self, config: InterestConfig):
         super().__init__()
-        self.index = nn.Buffer(torch.zeros(config.num_items, config.num_neighbours, dtype=torch.int32))
-        self.strength = nn.Buffer(torch.zeros(config.num_items, config.num_neighbours))
-        self.weight = nn.Buffer(torch.zeros(1))
-        self.decay = nn.Buffer(torch.ones(1))
+        shape = len(RELATIONS), config.num_items, config.num_neighbours
+        self.index = nn.Buffer(torch.zeros(shape, dtype=torch.int32))
+        self.strength = nn.Buffer(torch.zeros(shape))
+        self.weight = nn.Buffer(torch.zeros(len(RELATIONS)))
+        self.decay = nn.Buffer(torch.ones(len(RELATIONS)))
+        self.floor = nn.Buffer(torch.full((len(RELATIONS),), 0.001))
+        self.popularity = nn.Buffer(torch.zeros(config.num_item_features))
 
-    def forward(self, owned: torch.Tensor, keys: torch.Tensor, age: torch.Tensor) -> torch.Tensor:
-        """Scores of the known items `(M, num_items)` from known item numbers `(M, T)` (-1 = none), where `keys (M, T)`."""
-        number = len(self.strength)
-        fade = self.decay ** age.clamp(min=0).float() * (keys & (owned >= 0))
-        item = owned.clamp(min=0)
-        source = self.strength[item] * fade[..., None]
-        scores = source.new_zeros(len(owned), number)
-        return self.weight * scores.scatter_add(1, self.index[item].long().flatten(1), source.flatten(1))
+    def forward(self, owned: torch.Tensor, keys: torch.Tensor, age: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Scores `(M, N)` of items with the numbers `items (N,)` from histories of numbers `owned (M, T)`, -1 = none, where
+        `keys (M, T)`; age `(M, T)` in events."""
+        item, age = owned.clamp(min=0), age.clamp(min=0).float()
+        scores = self.strength.new_zeros(len(owned), len(items))
+        for relation in range(len(RELATIONS)):
+            fade = self.decay[relation] ** age * (keys & (owned >= 0))
+            source = self.strength[relation][item] * fade[..., None]
+            linear = source.new_zeros(len(owned), self.strength.shape[1])
+            linear = linear.scatter_add(1, self.index[relation][item].long().flatten(1), source.flatten(1))
+            linear = linear[:, items.clamp(min=0)] * (items >= 0)
+            scores = scores + self.weight[relation] * (linear.clamp(min=0) + self.floor[relation]).log()
+        return scores
 
 
 class InterestTaskBalance(nn.Module):
@@ -902,8 +1018,8 @@ class InterestPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (InterestStatistics, InterestDomainHead)):
             module.reset()
             if isinstance(module, InterestDomainHead):
-                init.normal_(module.next_node.weight, std=self.config.hidden_size**-0.5)
-                init.normal_(module.next_direction.weight, std=self.config.hidden_size**-0.5)
+                init.normal_(module.ahead_node.weight, std=self.config.hidden_size**-0.5)
+                init.normal_(module.ahead_direction.weight, std=self.config.hidden_size**-0.5)
         elif isinstance(module, InterestRMSNorm):
             init.ones_(module.weight)
         elif isinstance(module, InterestItemTower):
@@ -929,6 +1045,8 @@ class InterestPreTrainedModel(PreTrainedModel):
             init.zeros_(module.strength)
             init.zeros_(module.weight)
             init.ones_(module.decay)
+            init.constant_(module.floor, 0.001)
+            init.zeros_(module.popularity)
         elif isinstance(module, InterestTaskBalance):
             init.zeros_(module.log_variance)
         elif isinstance(module, nn.Linear):
@@ -957,9 +1075,11 @@ class InterestModel(InterestPreTrainedModel):
             self.text_model.pooler = None
         self.item_tower = InterestItemTower(config)
         self.event_encoder = InterestEventEncoder(config)
+        self.history_bias = InterestHistoryBias(config)
         self.history_encoder = InterestHistoryEncoder(config)
         self.query_layer = InterestQueryLayer(config)
         self.domain_head = InterestDomainHead(config) if config.domains else None
+        self.domain_view = InterestDomainView(config) if config.domains and config.use_domain_view else None
         self.intensity_head = InterestIntensityHead(config) if config.horizon_unit == "days" else None
         self.ranking_head = InterestRankingHead(config)
         self.overall_head = InterestOverallHead(config)
@@ -1090,6 +1210,7 @@ class InterestModel(InterestPreTrainedModel):
         history_days: torch.Tensor | None = None,
         population_shares: torch.Tensor | None = None,
         candidates: torch.Tensor | None = None,
+        candidate_labels: torch.Tensor | None = None,
         rank_items: bool = False,
         feature_index: torch.Tensor | None = None,
         cut_feature_index: torch.Tensor | None = None,
@@ -1102,6 +1223,7 @@ class InterestModel(InterestPreTrainedModel):
         future_counts: torch.Tensor | None = None,
         future_mask: torch.Tensor | None = None,
         intensity_counts: torch.Tensor | None = None,
+        horizons: torch.Tensor | None = None,
         **kwargs,
     ) -> InterestOutput:
         r"""
@@ -1137,12 +1259,14 @@ class InterestModel(InterestPreTrainedModel):
             population_shares (`torch.FloatTensor` of shape `(M, 2, K)`, *optional*): everybody's long-run and recent shares
                 before the query. Default: those at the end of the training log.
             candidates (`torch.LongTensor` of shape `(M, C)`, *optional*): item rows to score, -1 = padding.
+            candidate_labels (`torch.FloatTensor` of shape `(M, C)`, *optional*): 1 / 0 for candidates that were shown and
+                clicked or not, NaN = unknown.
             rank_items (`bool`, *optional*, defaults to `False`): score every item of the table, `ranking_scores (M, N)`.
             feature_index (`torch.LongTensor` of shape `(B, T)`, *optional*): moment in `item_features` of each position.
             cut_feature_index (`torch.LongTensor` of shape `(M,)`, *optional*): the same for queries.
             ranking_targets (`torch.LongTensor` of shape `(B, T)`, *optional*): item row of the next event, -1 = none.
             ranking_log_inclusion (`torch.FloatTensor` of shape `(N,)`, *optional*): where the item table is a sample of the
-                catalogue, log-probability that an item is in it.
+                catalogue, log-probability that an item is in it; infinite for items that are no alternatives.
             cut_targets (`torch.LongTensor` of shape `(M,)`, *optional*): item row of the first event after the query.
             overall_labels (`torch.FloatTensor` of shape `(B, T)`, *optional*): 1 / 0 for the next event, NaN = unknown.
             rating_labels (`torch.FloatTensor` of shape `(B, T)`, *optional*): value of the next event, NaN = unknown.
@@ -1150,10 +1274,18 @@ class InterestModel(InterestPreTrainedModel):
             future_counts (`torch.FloatTensor` of shape `(M, H, K)`, *optional*): events per domain in each window.
             future_mask (`torch.BoolTensor` of shape `(M, H)`, *optional*): windows that are observed.
             intensity_counts (`torch.FloatTensor` of shape `(M, H)`, *optional*): events in each window.
+            horizons (`torch.FloatTensor` of shape `(H',)`, *optional*): any positive horizons, in `config.horizon_unit`, at
+                which `future_interest`, `concentration`, `intensity` and `intensity_dispersion` answer. Shares follow
+                the drift kernels; between configured horizons log intensity is linear in log h, outside the nearest one's
+                rate goes on. Rankings and change rates stay those of the configuration. Default: `config.horizons`.
 
         Raises:
             ValueError: inputs that do not fit together.
         """
+        if horizons is not None:
+            horizons = checked_horizons(horizons, self.config.horizon_unit, history.device)
+            if future_counts is not None or intensity_counts is not None:
+                raise ValueError("`horizons` were given with labels, which are at those of the configuration")
         if not history.shape[1]:  # nobody did anything: one padding event, masked everywhere
             history, history_times = history.new_full((len(history), 1), -1), None
             history_text = history_values = history_actions = history_places = segment_ids = None
@@ -1166,13 +1298,25 @@ class InterestModel(InterestPreTrainedModel):
         valid = history != -1
         if segment_ids is None:
             segment_ids = torch.zeros_like(history)
-        events = self.event_encoder(
-            items, texts, history, history_text, history_values, history_actions, history_places
-        )
-        states = self.history_encoder(events, history_times, history_places, valid, segment_ids)
-
         if cut_rows is None:
             cut_rows = torch.arange(batch, device=history.device)
+        facts = history, history_text, history_values, history_actions, history_places
+        bias = self.history_bias(history_times, history_places, valid, segment_ids)
+        view = self.domain_view
+        ranked = torch.ones(batch, dtype=torch.bool, device=history.device)
+        if ranking_targets is not None and candidates is None and not rank_items and view is not None:
+            ranked = (ranking_targets >= 0).any(1)
+            if cut_targets is not None:
+                ranked = ranked.index_fill(0, cut_rows[cut_targets >= 0], True)
+        states = read_rows(ranked, self.event_encoder, self.history_encoder, items, texts, facts, bias)
+        domain_states = None
+        if view is not None and self.domain_head is not None:
+            if item_domains is None or item_domain_weights is None:
+                raise ValueError("`item_domains` and `item_domain_weights` are needed: the model has domains")
+            asked = torch.zeros_like(ranked).index_fill(0, cut_rows, True)
+            table = view.items(self.domain_head.node_vectors(), item_domains, item_domain_weights)
+            domain_states = read_rows(asked, view.domain_events, view.domain_history, table, texts, facts, bias)
+
         if cut_positions is None:
             cut_positions = (valid * (positions + 1)).amax(1)[cut_rows] - 1
         position = cut_positions.clamp(min=0)
@@ -1180,20 +1324,22 @@ class InterestModel(InterestPreTrainedModel):
         if query_times is None:
             query_times = history_times[cut_rows, position] * started
         output = self.answer(
-            states, events, valid, segment_ids, history, history_times, history_places, cut_rows, position, started,
+            states, domain_states, valid, segment_ids, history, history_times, history_places, cut_rows, position, started,
             query_times, item_domains, item_domain_weights, history_counts, history_events, history_days,
-            population_shares,
+            population_shares, horizons,
         )  # fmt: skip
+        # further horizons stand behind the configured ones
+        asked = slice(0 if horizons is None else self.config.num_horizons, None)
         result = InterestOutput(item_embeds=items, last_hidden_state=states, user_embeds=output["fused"])
         if self.domain_head is not None:
             result.domain_embeds = output["domain_embeds"]
             result.domain_interest = output["log_interest"].exp()
             result.change_rate = output["change_rate"]
-            result.future_interest = output["log_future"].exp()
-            result.concentration = output["concentration"]
+            result.future_interest = output["log_future"][:, asked].exp()
+            result.concentration = output["concentration"][:, asked]
         if self.intensity_head is not None:
-            result.intensity = output["log_mean"].exp()
-            result.intensity_dispersion = output["log_size"].exp()
+            result.intensity = output["log_mean"][:, asked].exp()
+            result.intensity_dispersion = output["log_size"][:, asked].exp()
             reference = self.config.reference_index
             usual = (output["long_run_rate"] * self.config.reference_horizon).log()
             result.overall_change = torch.tanh((output["log_mean"][:, reference] - usual) / 2)
@@ -1206,21 +1352,31 @@ class InterestModel(InterestPreTrainedModel):
         identity = item_identity(len(items), item_ids, history.device)
         owned = torch.where(history >= 0, identity[history.clamp(min=0)], -1)
         same = (owned[:, :, None] == owned[:, None, :]) & (history >= 0)[:, None]
-        repeats = self.ranking_head.repeats(output["keys"][:, None], output["back"][:, None], same[cut_rows])
-        repeats = None if repeats is None else repeats[:, 0]
+        position_repeats = repeats = None
+        if ranking_targets is not None:
+            position_repeats = self.position_repeats(history, segment_ids, same)
+        if position_repeats is not None:
+            repeats = position_repeats[cut_rows, position] * started[:, None]
+        else:
+            repeats = self.ranking_head.repeats(output["keys"][:, None], output["back"][:, None], same[cut_rows])
+            repeats = None if repeats is None else repeats[:, 0]
         linear = None
         if self.neighbours is not None and item_ids is not None and (rank_items or candidates is not None):
             number = torch.where(history >= 0, item_ids[history.clamp(min=0)], -1)[cut_rows]
-            linear = self.neighbours(number, output["keys"], output["back"])
-            linear = linear[:, item_ids.clamp(min=0)] * (item_ids >= 0)
+            linear = self.neighbours(number, output["keys"], output["back"], item_ids)
+            if bias is not None:
+                added = item_features @ self.neighbours.popularity
+                moment = torch.zeros_like(cut_rows) if cut_feature_index is None else cut_feature_index
+                linear = linear + added[moment]
         if rank_items:
-            scores = query @ items.T
+            scores = (query @ items.T).float()
             if bias is not None:
                 moment = torch.zeros_like(cut_rows) if cut_feature_index is None else cut_feature_index
                 scores = scores + bias[moment]
             if repeats is not None:
                 scores = scores.scatter_add(1, history[cut_rows].clamp(min=0), repeats)
             result.ranking_scores = scores if linear is None else scores + linear
+        shown = {}
         if candidates is not None:
             index = candidates.clamp(min=0)
             scores = torch.einsum("md,mcd->mc", query, items[index])
@@ -1231,6 +1387,8 @@ class InterestModel(InterestPreTrainedModel):
                 scores = scores + (repeats[:, None] * (identity[index][..., None] == owned[cut_rows][:, None])).sum(-1)
             ratings = self.rating_head(output["user"], items[index]) if self.rating_head is not None else None
             logits = self.overall_head(output["user"], scores, ratings)
+            if candidate_labels is not None:
+                shown = self.impression_losses(scores, logits, candidate_labels.masked_fill(candidates < 0, torch.nan))
             if linear is not None:
                 scores = scores + linear.gather(1, index)
             result.ranking_scores = scores.masked_fill(candidates < 0, -torch.inf)
@@ -1249,7 +1407,7 @@ class InterestModel(InterestPreTrainedModel):
                 ranking_log_inclusion,
                 overall_labels,
                 rating_labels,
-                self.position_repeats(history, segment_ids, same),
+                position_repeats,
                 history,
             )
         if cut_targets is not None:
@@ -1258,8 +1416,13 @@ class InterestModel(InterestPreTrainedModel):
             )
             losses["ranking"] = losses["ranking"] + 0.1 * first if "ranking" in losses else first
         if self.domain_head is not None and ranking_targets is not None and self.config.use_domain_residual:
-            coarse = self.domain_head.next_loss(states, history, segment_ids, item_domains, item_domain_weights)
-            losses["ranking"] = losses["ranking"] + 0.3 * coarse
+            seen = states if domain_states is None else domain_states
+            read = ranked if domain_states is None else asked
+            losses["ahead"] = self.domain_head.ahead_loss(
+                seen[read], history_times[read], history[read], segment_ids[read], item_domains, item_domain_weights
+            )
+        for task, value in shown.items():
+            losses[task] = losses[task] + value if task in losses else value
         losses |= self.domain_losses(output, completion_counts, future_counts, future_mask)
         if self.intensity_head is not None and intensity_counts is not None and future_mask is not None:
             losses["intensity"] = self.intensity_loss(output, intensity_counts, future_mask)
@@ -1269,8 +1432,9 @@ class InterestModel(InterestPreTrainedModel):
         return result
 
     def answer(
-        self, states, events, valid, segments, history, times, places, rows, position, started, query_times,
+        self, states, domain_states, valid, segments, history, times, places, rows, position, started, query_times,
         item_domains, item_domain_weights, history_counts, history_events, history_days, population_shares,
+        horizons=None,
     ) -> dict:  # fmt: skip
         """Everything that is said at the queries `(M,)`: fused user state, domains, intensity."""
         batch, length = history.shape
@@ -1283,14 +1447,23 @@ class InterestModel(InterestPreTrainedModel):
         state = torch.where(started[:, None], states[rows, position], self.query_layer.empty.weight.float())
         place = None if places is None else torch.where(started[:, None], places[rows, position], torch.nan)
         key_places = None if places is None else places[rows]
+        groups = RowGroups(rows, batch)
         user, hidden, attention = self.query_layer(
-            state, states[rows], query_times, place, keys, key_times, key_places
+            state, states, groups, query_times, place, keys, key_times, key_places
         )
         output = {"user": user, "fused": user, "keys": keys & (history[rows] >= 0), "back": back}
         gap = (query_times[:, None] - key_times).clamp(min=0)
         seconds = self.config.time_unit == "seconds"
         age_days = gap.float() / SECONDS_PER_DAY if seconds else gap.float()
-        output |= self.intensities(user, keys, age_days, history_events, history_days)
+        if domain_states is not None:
+            layer = self.domain_view.domain_query
+            state = torch.where(started[:, None], domain_states[rows, position], layer.empty.weight.float())
+            seen, hidden, attention = layer(
+                state, domain_states, groups, query_times, place, keys, key_times, key_places
+            )
+        else:
+            seen = user
+        output |= self.intensities(seen, keys, age_days, history_events, history_days, horizons)
         if self.domain_head is None:
             return output
         head = self.domain_head
@@ -1306,8 +1479,9 @@ class InterestModel(InterestPreTrainedModel):
         with torch.autocast(user.device.type, enabled=False):
             weights = head.statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times)
         domains = head(
-            user, hidden, attention, weights, nodes, shares, history_counts.float(), population_shares.float()
-        )
+            seen, hidden, attention, weights, nodes, shares, history_counts.float(), population_shares.float(),
+            horizons,
+        )  # fmt: skip
         output |= domains
         if self.config.use_domain_fusion:
             leaves = domains["log_future"][:, 0].exp() * head.is_leaf
@@ -1315,7 +1489,7 @@ class InterestModel(InterestPreTrainedModel):
             output["fused"] = user + self.ranking_head.fusion_gate * mixed
         return output
 
-    def intensities(self, user, keys, age_days, history_events, history_days) -> dict:
+    def intensities(self, user, keys, age_days, history_events, history_days, horizons=None) -> dict:
         """Log mean and log size of the number of events per window, and the long-run rate (events a day)."""
         if self.intensity_head is None:
             return {}
@@ -1336,7 +1510,7 @@ class InterestModel(InterestPreTrainedModel):
         )
         gap = torch.where(keys, age_days, torch.inf).amin(1).nan_to_num(0.0, 0.0, 0.0)
         rates = torch.cat([rates, long_run[:, None], population[:, None]], 1)
-        log_mean, log_size = self.intensity_head(user, rates, gap)
+        log_mean, log_size = self.intensity_head(user, rates, gap, horizons)
         return {"log_mean": log_mean, "log_size": log_size, "long_run_rate": long_run}
 
     def position_repeats(self, history, segments, same) -> torch.Tensor | None:
@@ -1397,6 +1571,21 @@ class InterestModel(InterestPreTrainedModel):
             losses["overall"] = (loss * known).sum() / known.sum().clamp(min=1)
         return losses
 
+    def impression_losses(self, scores, logits, labels) -> dict:
+        """Losses of shown items `(M, C)`: each one's overall interest, and every clicked one's softmax among those that were
+        not clicked. All that was shown is there: nothing was sampled, nothing is corrected by log-Q."""
+        with torch.autocast(scores.device.type, enabled=False):
+            scores, known = scores.float(), labels.isfinite()
+            target = labels.nan_to_num(0.0).float()
+            passed_over = known & (target < 0.5)
+            clicked = known & (target >= 0.5) & passed_over.any(-1, keepdim=True)
+            overall = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+            rivals = scores.masked_fill(~passed_over, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
+            return {
+                "overall": (overall * known).sum() / known.sum().clamp(min=1),
+                "ranking": (F.softplus(rivals - scores) * clicked).sum() / clicked.sum().clamp(min=1),
+            }
+
     def domain_losses(self, output, completion_counts, future_counts, future_mask) -> dict:
         """Dirichlet-multinomial losses, per query weighted by one over the root of its events."""
         losses, head = {}, self.domain_head
@@ -1434,11 +1623,32 @@ class InterestModel(InterestPreTrainedModel):
             if self.task_balance is not None and weights[task]:
                 loss = self.task_balance(loss, task)
             total = total + weights[task] * loss
-        # a head without labels in this batch still takes part, so that no process waits for its gradient
-        for head in (self.overall_head, self.rating_head, self.intensity_head, self.domain_head, self.task_balance):
-            if head is not None:
-                total = total + 0.0 * sum(parameter.sum() for parameter in head.parameters())
+        # a head without labels in this batch, or a text tower without texts, still takes part, so that no process waits for
+        # its gradient
+        heads = self.overall_head, self.rating_head, self.intensity_head, self.domain_head, self.task_balance
+        for module in (self.text_model, *heads):
+            trained = [] if module is None else [part.sum() for part in module.parameters() if part.requires_grad]
+            total = total + 0.0 * sum(trained)
         return total
+
+
+def read_rows(rows, event_encoder, history_encoder, table, texts, facts, bias) -> torch.Tensor:
+    """Event states `(B, T, D)` of the rows that somebody needs `(B,)`, zeros elsewhere."""
+    if not rows.any():  # one all the same, so that no process waits for its gradient
+        rows = torch.arange(len(rows), device=rows.device) == 0
+    if rows.all():
+        return history_encoder(event_encoder(table, texts, *facts), bias)
+    events = event_encoder(table, texts, *(None if fact is None else fact[rows] for fact in facts))
+    states = history_encoder(events, bias[rows])
+    return states.new_zeros(len(rows), *states.shape[1:]).index_put((rows,), states)
+
+
+def checked_horizons(horizons, unit: str, device: torch.device) -> torch.Tensor:
+    """Horizons `(H',)` as float32; a `ValueError` where one is none."""
+    horizons = torch.as_tensor(horizons, dtype=torch.float32, device=device)
+    if horizons.ndim != 1 or not bool(((horizons > 0) & horizons.isfinite()).all()):
+        raise ValueError(f"`horizons` is {horizons.tolist()}, expected positive numbers of {unit}")
+    return horizons
 
 
 def item_identity(number: int, item_ids: torch.Tensor | None, device: torch.device) -> torch.Tensor:

@@ -33,6 +33,7 @@ TASK = "user-interest"
 CUSTOM_PIPELINES = {TASK: {"impl": "pipeline_interest.InterestPipeline", "pt": ["AutoModel"]}}
 REQUEST_KEYS = ("history", "candidates", "at", "horizon_days", "top_k")
 TEXTS_AT_ONCE = 256
+LONGEST_DAYS = 36525  # a hundred years
 STEADY_Z = 1.64  # two-sided 90 %
 HIGH_SHARE, MEDIUM_SHARE = 0.2, 0.05
 
@@ -137,8 +138,9 @@ class InterestPipeline(Pipeline):
     - `history` (`list[dict]`): the events, any order, as [`InterestProcessor`] takes them; it may be empty.
     - `candidates` (`list[dict]`, *optional*): things to rank.
     - `at` (`int` or `str`, *optional*): the moment asked about, seconds or ISO date. Default: the last event's time.
-    - `horizon_days` (`float`, *optional*): how far to look, one of `config.horizons` of a model that counts in days.
-      Default: `config.reference_horizon`.
+    - `horizon_days` (`float`, *optional*): how far to look, any positive number of days, of a model that counts in days.
+      Trained are those of `config.horizons`; for what is said between and beyond them see `horizons` of
+      [`InterestModel.forward`]. Default: `config.reference_horizon`.
     - `top_k` (`int`, *optional*): length of the ranking. Default: all candidates.
 
     A list of requests is answered with a list, `batch_size` of them at a time.
@@ -231,17 +233,18 @@ class InterestPipeline(Pipeline):
         request["horizon"] = self._horizon(request["horizon_days"], where)
         return request
 
-    def _horizon(self, days: Any, where: str) -> int:
-        """Position in `config.horizons`."""
+    def _horizon(self, days: Any, where: str) -> float:
+        """How far to look, in `config.horizon_unit`."""
         config = self.model.config
         if days is None:
-            return config.horizons.index(config.reference_horizon)
+            return config.reference_horizon
         if config.horizon_unit != "days":
             raise ValueError(f"{where}`horizon_days` is {days!r}, but this model counts in {config.horizon_unit}")
-        if isinstance(days, bool) or days not in config.horizons:
-            known = ", ".join(f"{horizon:g}" for horizon in config.horizons)
-            raise ValueError(f"{where}`horizon_days` is {days!r}, expected one of the model's horizons: {known}")
-        return config.horizons.index(days)
+        if isinstance(days, bool) or not isinstance(days, (int, float)) or not 0 < days <= LONGEST_DAYS:
+            raise ValueError(
+                f"{where}`horizon_days` is {days!r:.80}, expected a number above 0 and up to {LONGEST_DAYS}"
+            )
+        return float(days)
 
     def preprocess(self, requests: list[dict], where: list[str]) -> dict[str, Any]:
         candidates = [request["candidates"] or [] for request in requests]
@@ -261,7 +264,9 @@ class InterestPipeline(Pipeline):
         batch = dict(inputs["batch"])
         tokens = [batch.pop(name).split(TEXTS_AT_ONCE) for name in ("item_input_ids", "item_attention_mask")]
         vectors = torch.cat([model.encode_texts(ids, mask) for ids, mask in zip(*tokens, strict=True)])
-        return {"requests": inputs["requests"], "output": model(item_embeds=vectors, **batch)}
+        horizons = list(dict.fromkeys(request["horizon"] for request in inputs["requests"]))
+        output = model(item_embeds=vectors, horizons=torch.tensor(horizons, device=vectors.device), **batch)
+        return {"requests": inputs["requests"], "horizons": horizons, "output": output}
 
     def postprocess(self, outputs: dict[str, Any]) -> list[dict]:
         output = {
@@ -271,14 +276,17 @@ class InterestPipeline(Pipeline):
             )
             if outputs["output"].get(name) is not None
         }  # fmt: skip
-        return [
-            {
-                "domains": self._domains(output, row, request["horizon"]),
-                "intensity": float(output["intensity"][row, request["horizon"]]) if "intensity" in output else None,
-                "ranking": self._ranking(output, row, request),
-            }
-            for row, request in enumerate(outputs["requests"])
-        ]
+        answers = []
+        for row, request in enumerate(outputs["requests"]):
+            horizon = outputs["horizons"].index(request["horizon"])
+            answers.append(
+                {
+                    "domains": self._domains(output, row, horizon),
+                    "intensity": float(output["intensity"][row, horizon]) if "intensity" in output else None,
+                    "ranking": self._ranking(output, row, request),
+                }
+            )
+        return answers
 
     def _domains(self, output: dict[str, np.ndarray], row: int, horizon: int) -> list[dict]:
         if self.tree is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def text_vectors(
     model.train(was_training)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial.npy")
+        partial = file.with_suffix(f".{uuid.uuid4().hex}.partial.npy")  # several processes may write the same
         np.save(partial, vectors)
         partial.replace(file)
     return vectors

@@ -80,7 +80,7 @@ class LogTensors:
         self.texts = torch.from_numpy(vectors)
 
     def items(self, rows: np.ndarray | None = None) -> dict[str, torch.Tensor]:
-        """The batch's item table: all items of the log, or some of them."""
+        """The batch's item table: all items of the log, or some of them. Popularity comes with [`~LogTensors.popular`]."""
         chosen = slice(None) if rows is None else torch.from_numpy(rows)
         batch = {
             "item_embeds": self.texts,
@@ -90,8 +90,20 @@ class LogTensors:
         if self.item_domains is not None:
             batch["item_domains"] = self.item_domains[chosen]
             batch["item_domain_weights"] = self.item_domain_weights[chosen]
-        if self.popularity is not None:
-            batch["item_features"] = self.item_features if rows is None else self.item_features[:, chosen]
+        return batch
+
+    def popular(self, rows: np.ndarray | None, **times: np.ndarray) -> dict[str, torch.Tensor]:
+        """Popularity features of the table's items at the moments that a batch asks about, `(G, N, F)`, and which moment each
+        of the named times has."""
+        if self.popularity is None:
+            return {}
+        wanted = {name: self.popularity.index(np.ravel(time)) for name, time in times.items()}
+        moments = np.unique(np.concatenate(list(wanted.values())))
+        at = torch.from_numpy(moments)
+        features = self.item_features[at] if rows is None else self.item_features[at[:, None], torch.from_numpy(rows)]
+        batch = {"item_features": features}
+        for name, index in wanted.items():
+            batch[name] = torch.from_numpy(np.searchsorted(moments, index).reshape(np.shape(times[name])))
         return batch
 
     def histories(self, events: np.ndarray, items: np.ndarray | None = None) -> dict[str, torch.Tensor]:
@@ -152,9 +164,7 @@ class LogTensors:
                 counts[row] = np.asarray(log.item_nodes[part[part >= 0]].sum(0))[0]
             batch["history_counts"] = torch.from_numpy(counts)
             batch["population_shares"] = torch.from_numpy(self.population.shares(time))
-        if self.popularity is not None:
-            batch["cut_feature_index"] = torch.from_numpy(self.popularity.index(time))
-        return batch
+        return batch | self.popular(None, cut_feature_index=time)
 
 
 def check_domains(log: InterestLog, model: InterestModel) -> None:

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from interest_lm import InterestConfig, InterestModel, InterestProcessor
+from interest_lm.configuration_interest import TASKS
 from interest_lm.taxonomy_interest import DomainTree
 
 
@@ -327,7 +328,7 @@ def test_every_trainable_part_gets_a_gradient(checkpoint):
     missing = [name for name, p in model.named_parameters() if p.grad is None]
     model.zero_grad()
     assert not missing
-    assert set(output.losses) == {"ranking", "overall", "rating", "completion", "future", "intensity"}
+    assert set(output.losses) == set(TASKS)
 
 
 def test_a_task_without_labels_contributes_nothing_but_takes_part(checkpoint):
@@ -337,8 +338,8 @@ def test_a_task_without_labels_contributes_nothing_but_takes_part(checkpoint):
     model.zero_grad()
     only = model(**batch, ranking_targets=targets)
     only.loss.backward()
-    assert set(only.losses) == {"ranking"}
-    torch.testing.assert_close(only.loss.detach(), only.losses["ranking"])
+    assert set(only.losses) == {"ranking", "ahead"}
+    torch.testing.assert_close(only.loss.detach(), only.losses["ranking"] + 0.3 * only.losses["ahead"])
     # DDP waits for every head: its gradient is there, and zero
     assert float(model.intensity_head.mixture.grad.abs().sum()) == 0
     assert float(model.overall_head.scale.grad.abs().sum()) == 0
@@ -383,3 +384,25 @@ def test_a_model_without_domains_ranks(tiny_bert):
     output = run((model, processor))
     assert output.domain_interest is None and output.future_interest is None
     assert output.ranking_scores.shape == (3, 4)
+
+
+def test_the_attention_implementation_reaches_every_layer(checkpoint):
+    model, _ = checkpoint
+    layers = [module for module in model.modules() if isinstance(getattr(module, "config", None), type(model.config))]
+    assert {id(layer.config) for layer in layers} == {id(model.config)}
+
+
+def test_labels_change_nothing_that_is_asked_for(checkpoint):
+    """Rows whose states no label needs are left out in training only where nobody asks for their scores."""
+    model, processor = checkpoint
+    batch = processor(histories=HISTORIES)
+    targets = torch.full_like(batch["history"], -1)
+    targets[0, 0] = 0
+    with torch.no_grad():
+        alone = model(**batch, rank_items=True).ranking_scores
+        beside = model(**batch, rank_items=True, ranking_targets=targets).ranking_scores
+        first = torch.tensor([-1, -1, 0])
+        cut = model(**batch, cut_targets=first).losses["ranking"]
+        both = model(**batch, cut_targets=first, ranking_targets=torch.full_like(targets, -1)).last_hidden_state
+    torch.testing.assert_close(alone, beside, atol=1e-5, rtol=1e-4)
+    assert torch.isfinite(cut) and both[2].abs().sum() > 0

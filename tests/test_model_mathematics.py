@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import dirichlet_multinomial, nbinom
 from transformers import BertConfig
 
 from interest_lm import InterestConfig, InterestModel
-from interest_lm.modeling_interest import FusedSoftmaxLoss, group_log_softmax
+from interest_lm.modeling_interest import FEW_WEIGHTS, FusedSoftmaxLoss, group_log_softmax
 from interest_lm.taxonomy_interest import DomainTree
 
 
@@ -88,6 +88,48 @@ def test_sums_and_change_rates_are_exact(shape, seed):
     expected = (p * (1 + r) / (1 - r))[moderate]
     torch.testing.assert_close(f[:, reference][moderate], expected, atol=1e-5, rtol=1e-3)
     assert (output.concentration > 0).all() and (output.intensity > 0).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    horizons=st.lists(st.floats(0.01, 500), min_size=1, max_size=4),
+    known=st.lists(st.integers(1, 60), min_size=1, max_size=4, unique=True).map(sorted),
+    seed=st.integers(0, 10**6),
+)
+def test_forecasts_at_any_horizon(horizons, known, seed):
+    """The configured horizons answer as ever; between them log intensity is linear in log h, beyond them the rate goes on."""
+    model = stirred_model([3, 1, 2], seed, horizons=known, reference_horizon=known[-1])
+    tree = DomainTree(model.config.domains)
+    batch = random_batch(model, seed) | {"candidates": torch.tensor([[0, 1], [2, 3], [4, 5]])}
+    with torch.no_grad():
+        usual, asked = model(**batch), model(**batch, horizons=torch.tensor([*horizons, *map(float, known)]))
+    number = len(horizons)
+    names = ("future_interest", "concentration", "intensity", "intensity_dispersion")
+    for name in names:
+        assert asked[name].shape[1] == number + len(known)
+        torch.testing.assert_close(asked[name][:, number:], usual[name], atol=1e-6, rtol=1e-5, msg=name)
+    for name in ("change_rate", "overall_change", "domain_interest", "ranking_scores", "logits", "user_embeds"):
+        torch.testing.assert_close(asked[name], usual[name], atol=1e-6, rtol=1e-5, msg=name)
+    shares = asked.future_interest[:, :number]
+    top = tree.depth == 0
+    torch.testing.assert_close(shares[..., top].sum(-1), torch.ones(shares.shape[:-1]), atol=1e-6, rtol=0)
+    x = np.log(known)
+    assume(float(usual.intensity.log().abs().max()) < 11.9)  # at 12 they are cut off
+    for place, horizon in enumerate(horizons):
+        within = np.clip(np.log(horizon), x[0], x[-1])
+        for user in range(3):
+            on_line = np.interp(within, x, usual.intensity[user].log().numpy()) + np.log(horizon) - within
+            assert asked.intensity[user, place].log() == pytest.approx(np.clip(on_line, -12, 12), abs=1e-3)
+
+
+def test_horizons_must_be_positive_and_come_without_labels():
+    model = stirred_model([2, 2], 0)
+    batch = random_batch(model, 0)
+    for wrong in ([0.0], [-3.0], [float("nan")], [float("inf")], [[1.0]]):
+        with pytest.raises(ValueError, match="`horizons` is .*expected positive numbers of days"):
+            model(**batch, horizons=torch.tensor(wrong))
+    with pytest.raises(ValueError, match="`horizons` were given with labels"):
+        model(**batch, horizons=torch.tensor([3.0]), intensity_counts=torch.zeros(3, 3))
 
 
 @settings(max_examples=10, deadline=None)
@@ -210,7 +252,7 @@ def test_repeats_are_counted_once_per_item(seed):
         for item in range(4):
             ages = [position - e for e in range(position + 1) if history[0, e] == item]
             features = [float(bool(ages)), *(np.log1p(sum(2 ** (-a / half) for a in ages)) for half in (3.0, 30.0))]
-            expected = float((weight.detach() * torch.tensor(features, dtype=torch.float32)).sum()) if ages else 0.0
+            expected = FEW_WEIGHTS * float((weight.detach() * torch.tensor(features)).sum()) if ages else 0.0
             assert float(total[item]) == pytest.approx(expected, abs=1e-4)
     query, table = torch.randn(8, 5), torch.randn(4, 5)
     targets = torch.from_numpy(random.integers(0, 4, 8))
@@ -225,32 +267,40 @@ def test_repeats_are_counted_once_per_item(seed):
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_next_loss_recounts_the_following_events(seed):
-    """Cross-entropy of the domains of the next 20 events of one's own segment, event by event."""
+@given(seed=st.integers(0, 10**6), unit=st.sampled_from(["days", "events"]))
+def test_ahead_loss_recounts_the_following_windows(seed, unit):
+    """Cross-entropy of the domains of the windows that follow in one's own segment, event by event."""
     model = stirred_model([2, 3], seed)
+    model.config.horizon_unit = unit
     head, random = model.domain_head, np.random.default_rng(seed)
     batch = random_batch(model, seed, users=2, length=30)
     history, nodes, weights = batch["history"], batch["item_domains"], batch["item_domain_weights"]
     history[1, 25:] = -1
     segments = torch.from_numpy(np.sort(random.integers(0, 3, (2, 30)), 1))
+    times = torch.from_numpy(np.sort(random.integers(0, 20 * 86400, (2, 30)), 1))
     states = torch.randn(2, 30, 16)
-    losses = []
+    loss = events = 0.0
     for user, position in np.ndindex(2, 30):
         if history[user, position] < 0:
             continue
+        ahead = head.ahead_log(states[user, position]).detach()
         after = [
             step
-            for step in range(position + 1, min(position + 21, 30))
+            for step in range(position + 1, 30)
             if segments[user, step] == segments[user, position] and history[user, step] >= 0
         ]
-        if after:
-            share = torch.zeros(len(model.config.domains))
-            for step in after:
+        for window, horizon in enumerate([*model.config.horizons, 20]):
+            if unit == "events" or window == len(model.config.horizons):
+                inside = after[: int(horizon)]
+            else:
+                inside = [step for step in after if times[user, step] - times[user, position] <= horizon * 86400]
+            counts = torch.zeros(len(model.config.domains))
+            for step in inside:
                 for node, weight in zip(nodes[history[user, step]], weights[history[user, step]], strict=True):
                     if node >= 0:
-                        share[node] += weight / len(after)
-            losses.append(-(share * head.next_log(states[user, position]).detach()).sum())
-    expected = torch.stack(losses).mean()
-    found = head.next_loss(states, history, segments, nodes, weights).detach()
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+                        counts[node] += weight
+            if inside:
+                loss += -(counts * ahead[window]).sum() / len(inside) ** 0.5
+                events += len(inside) ** 0.5
+    found = head.ahead_loss(states, times, history, segments, nodes, weights).detach()
+    torch.testing.assert_close(found, loss / events, atol=1e-4, rtol=1e-4)

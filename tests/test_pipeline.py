@@ -212,6 +212,23 @@ def test_a_horizon_changes_future_change_and_intensity_alone(pipe, parts):
     assert answers[1]["domains"] != answers[7.0]["domains"] != answers[28]["domains"]
 
 
+def test_any_horizon_is_answered_and_batched(pipe):
+    request = {"history": HISTORY, "candidates": CANDIDATES, "at": 860000000}
+    answers = pipe([request | {"horizon_days": days} for days in (0.5, 1, 3, 7, 14.5, 28, 30)], batch_size=4)
+    same(answers, [pipe(request | {"horizon_days": days}) for days in (0.5, 1, 3, 7, 14.5, 28, 30)])
+    by_days = dict(zip((0.5, 1, 3, 7, 14.5, 28, 30), answers, strict=True))
+    expected = {days: answer["intensity"] for days, answer in by_days.items()}
+    assert expected[0.5] == pytest.approx(expected[1] / 2, rel=1e-4)
+    assert expected[30] == pytest.approx(expected[28] * 30 / 28, rel=1e-4)
+    for low, middle, high in ((1, 3, 7), (7, 14.5, 28)):
+        assert min(expected[low], expected[high]) <= expected[middle] <= max(expected[low], expected[high])
+    for answer in answers:
+        tops = [entry for entry in answer["domains"] if " > " not in entry["domain"]]
+        assert sum(entry["future"] for entry in tops) == pytest.approx(1, abs=1e-5)
+        same(answer["ranking"], answers[0]["ranking"])
+    assert by_days[30]["domains"] != by_days[28]["domains"]
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 10])
 def test_a_list_is_answered_like_its_requests(pipe, batch_size):
     answers = pipe(REQUESTS, batch_size=batch_size)
@@ -266,11 +283,13 @@ BAD = {
     "no dictionary": ("Heat", "'Heat' is no request, expected a dictionary"),
     "unknown key": ({"history": [], "horizon": 7}, "unknown key 'horizon', expected history, candidates, at"),
     "candidates": ({"history": [], "candidates": "Heat"}, "`candidates` is 'Heat', expected a list"),
-    "other horizon": (
-        {"history": [], "horizon_days": 30},
-        "`horizon_days` is 30, expected one of the model's horizons: 1, 7, 28",
+    "no horizon": ({"history": [], "horizon_days": 0}, "`horizon_days` is 0, expected a number above 0"),
+    "horizon of text": ({"history": [], "horizon_days": "30"}, "`horizon_days` is '30', expected a number above 0"),
+    "horizon is no number": (
+        {"history": [], "horizon_days": float("nan")},
+        "`horizon_days` is nan, expected a number above 0",
     ),
-    "horizon is true": ({"history": [], "horizon_days": True}, "`horizon_days` is True, expected one of"),
+    "horizon is true": ({"history": [], "horizon_days": True}, "`horizon_days` is True, expected a number"),
     "top_k 0": ({"history": [], "top_k": 0}, "`top_k` is 0, expected 1 or more"),
     "top_k a half": ({"history": [], "top_k": 0.5}, "`top_k` is 0.5, expected 1 or more"),
     "value": ({"history": [HISTORY[0], HISTORY[1] | {"value": float("nan")}]}, "history[1]: `value` is nan"),
