@@ -36,10 +36,9 @@ def test_neighbours_are_the_strongest_entries_of_ease(users, items):
         assert np.abs(strength[item]).min() >= others.max() - 1e-6
 
 
-def test_a_large_catalogue_keeps_its_common_items(monkeypatch):
-    monkeypatch.setattr(blend, "MAX_ITEMS", 6)
+def test_a_large_catalogue_keeps_its_common_items():
     matrix = random_matrix(40, 10)
-    index, strength = blend.ease_neighbours(matrix, 2.0, keep=8)
+    index, strength = blend.ease_neighbours(matrix, 2.0, keep=8, max_items=6)
     common = np.sort(np.argsort(-np.asarray(matrix.sum(0)).ravel(), kind="stable")[:6])
     assert set(np.flatnonzero(np.abs(strength).sum(1))) <= set(common)
     expected = dense_ease(matrix[:, common], 2.0)
@@ -49,17 +48,53 @@ def test_a_large_catalogue_keeps_its_common_items(monkeypatch):
         np.testing.assert_allclose(row[common], expected[position], atol=1e-5)
 
 
+def test_transitions_are_a_ridge_regression_of_the_next_item():
+    random = np.random.default_rng(3)
+    user = np.sort(random.integers(0, 6, 60))
+    item, weight = random.integers(0, 9, 60), random.random(60)
+    history, following = np.zeros((60, 9)), np.eye(9)[item]
+    for event in range(60):
+        for back in range(1, blend.WINDOW + 1):
+            if event - back >= 0 and user[event - back] == user[event]:
+                history[event, item[event - back]] += 0.6 ** (back - 1)
+    weighted = weight[:, None] * history
+    expected = np.linalg.solve(history.T @ weighted + 2.0 * np.eye(9), weighted.T @ following)
+    index, strength = blend.transition_neighbours(user, item, 9, 9, penalty=2.0, decay=0.6, weight=weight)
+    found = np.zeros((9, 9))
+    np.put_along_axis(found, index.astype(np.int64), strength, axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    index, strength = blend.transition_neighbours(user, item, 9, 3, penalty=2.0, decay=0.6, max_items=5)
+    common = set(blend.common_items(np.bincount(item, minlength=9), 5))
+    assert set(np.flatnonzero(np.abs(strength).sum(1))) <= common and set(index[strength != 0]) <= common
+
+
 def test_scores_add_up_over_the_history():
     config = InterestConfig(num_items=6, num_neighbours=2, text_config={"model_type": "bert", "hidden_size": 16})
     neighbours = InterestNeighbours(config)
     random = np.random.default_rng(1)
-    neighbours.index.copy_(torch.from_numpy(random.integers(0, 6, (6, 2)).astype(np.int32)))
-    neighbours.strength.copy_(torch.from_numpy(random.normal(size=(6, 2)).astype(np.float32)))
-    neighbours.weight.fill_(3.0)
-    neighbours.decay.fill_(0.5)
+    neighbours.index.copy_(torch.from_numpy(random.integers(0, 6, (2, 6, 2)).astype(np.int32)))
+    neighbours.strength.copy_(torch.from_numpy(random.normal(size=(2, 6, 2)).astype(np.float32)))
+    neighbours.weight.copy_(torch.tensor([3.0, 0.5]))
+    neighbours.decay.copy_(torch.tensor([0.5, 1.0]))
+    neighbours.floor.fill_(0.01)
     owned, age = torch.tensor([[0, 4, -1, 4]]), torch.tensor([[3, 2, 1, 0]])
     keys = torch.tensor([[True, True, True, False]])
     expected = torch.zeros(6)
-    for item, fade in ((0, 0.125), (4, 0.25)):
-        expected.index_add_(0, neighbours.index[item].long(), 3.0 * fade * neighbours.strength[item])
-    torch.testing.assert_close(neighbours(owned, keys, age)[0], expected)
+    for relation, (weight, decay) in enumerate(((3.0, 0.5), (0.5, 1.0))):
+        linear = torch.zeros(6)
+        for item, back in ((0, 3), (4, 2)):
+            found = neighbours.index[relation, item].long()
+            linear.index_add_(0, found, decay**back * neighbours.strength[relation, item])
+        expected += weight * (linear.clamp(min=0) + 0.01).log()
+    items = torch.tensor([5, -1, 0, 1, 2, 3, 4])
+    unknown = torch.full((1,), 3.5 * np.log(0.01))
+    expected = torch.cat([expected[5:], unknown, expected[:5]])
+    torch.testing.assert_close(neighbours(owned, keys, age, items)[0], expected)
+
+
+def test_few_people_with_many_items_never_make_a_huge_dense_matrix(monkeypatch):
+    matrix = random_matrix(8, 30)
+    monkeypatch.setattr(blend, "MAX_CELLS", 100)
+    index, strength = blend.ease_neighbours(matrix, 2.0, keep=4, max_items=10)
+    common = blend.common_items(np.asarray(matrix.sum(0)).ravel(), 10)
+    assert set(np.flatnonzero(np.abs(strength).sum(1))) <= set(common) and set(index.ravel()) <= {0, *common}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -216,3 +217,10 @@ def test_yaml_first_then_flags(tmp_path, tiny_bert):
     (tmp_path / "wrong.yaml").write_text("tunning: frozen\n")
     with pytest.raises(ValueError, match="tunning"):
         finetune.parse([str(tmp_path / "wrong.yaml")])
+
+
+@pytest.mark.parametrize(("minutes", "passes"), [(0.0, 12), (60.0, 40)])
+def test_a_budget_is_not_cut_short_by_passes(data, tiny_bert, tmp_path, minutes, passes):
+    args = arguments(data, tmp_path / "out", tiny_bert, max_minutes=minutes, num_train_epochs=0.0)
+    run.derive_schedule(args, SimpleNamespace(num_slots=10**6))
+    assert args.num_train_epochs == passes

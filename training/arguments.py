@@ -37,6 +37,9 @@ class InterestTrainingArguments(TrainingArguments):
     )
     use_item_ids: bool = field(default=True, metadata={"help": "Known items have a vector of their own."})
     use_text: bool = field(default=True, metadata={"help": "Item vectors see the text."})
+    use_domain_view: bool = field(
+        default=True, metadata={"help": "Domains are read through layers of their own, at twice the time per step."}
+    )
     max_history: int = field(default=200, metadata={"help": "Events that the encoder sees; slots of a packed row."})
     max_text_tokens: int = field(default=48, metadata={"help": "Tokens per text."})
     horizons: list[float] | None = field(default=None, metadata={"help": "Forecast horizons; default: from the log."})
@@ -50,18 +53,35 @@ class InterestTrainingArguments(TrainingArguments):
     num_neighbours: int = field(
         default=128, metadata={"help": "Entries per item of the linear model blended into the ranking; 0: no blend."}
     )
-    cuts_per_row: int = field(default=8, metadata={"help": "Queries per packed row for future and intensity."})
+    cuts_per_row: int | None = field(
+        default=None,
+        metadata={
+            "help": "Queries per packed row for future and intensity; default: 4 to 24, fewer for many domains."
+        },
+    )
+    impressions_per_row: int = field(
+        default=4, metadata={"help": "Impressions per packed row, where the log says what was shown; 0: none."}
+    )
     completions_per_row: float = field(default=0.25, metadata={"help": "Half-hidden histories per packed row."})
     sampled_items: int = field(default=4096, metadata={"help": "Items per step where the catalogue is large."})
-    full_softmax_items: int = field(default=20000, metadata={"help": "Largest catalogue ranked whole in every step."})
+    full_softmax_items: int = field(default=6000, metadata={"help": "Largest catalogue ranked whole in every step."})
     prior_steps: int = field(default=120, metadata={"help": "Steps that fit the statistical prior before training."})
     lora_rank: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
     lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the LoRA matrices."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the LoRA matrices."})
     live_texts: int = field(
-        default=24, metadata={"help": "Texts per step through the text tower; the others are cached."}
+        default=24, metadata={"help": "Texts through the text tower in a step that trains it; the others are cached."}
     )
+    live_every: int = field(default=8, metadata={"help": "One step in so many trains the text tower, on average."})
     text_learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate of the text tower."})
+    refit_share: float = field(
+        default=0.15,
+        metadata={"help": "Last part of the run, which trains on the validation events too; 0: none."},
+    )
+    average_gamma: float = field(
+        default=12.0,
+        metadata={"help": "Weights are averaged over the last 1 / (gamma + 2) of the run; 0: not at all."},
+    )
     evaluations: int = field(default=8, metadata={"help": "Validations per run, where eval_steps is not given."})
     patience: int = field(default=3, metadata={"help": "Validations without a better one that end the run; 0: never."})
     max_eval_users: int = field(default=1000, metadata={"help": "Users in a validation."})
@@ -86,12 +106,19 @@ class InterestTrainingArguments(TrainingArguments):
     logging_steps: float = field(default=50, metadata={"help": "Steps between progress lines."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     bf16: bool = field(default=True, metadata={"help": "bfloat16 autocast."})
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "Kept False: buffers (popularity, neighbours) do not change in training."}
+    )
 
     def __post_init__(self):
         if self.tuning not in TUNINGS:
             raise ValueError(f"`tuning` is {self.tuning!r}, expected one of {', '.join(TUNINGS)}")
         if self.max_minutes < 0:
             raise ValueError(f"`max_minutes` is {self.max_minutes}, expected 0 or more")
+        if self.live_every < 1:
+            raise ValueError(f"`live_every` is {self.live_every}, expected 1 or more")
+        if not 0 <= self.refit_share < 1:
+            raise ValueError(f"`refit_share` is {self.refit_share}, expected a share from 0 to below 1")
         if not torch.cuda.is_available():
             self.use_cpu = True
         self.report_to = self.report_to or "none"

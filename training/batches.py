@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..data.labels import count_nodes, future_counts, overall_labels, training_limit
+from ..data.labels import count_nodes, future_counts, history_range, overall_labels, training_limit
+from ..data.log import TRAIN
 from ..recommendation.log_tensors import LogTensors
 
 
@@ -89,9 +90,12 @@ class BatchBuilder:
         rows ([`PackedRows`]): where rows come from.
         cuts (`int`): queries per row for future, intensity and next item after a pause; 0 switches them off.
         completions (`float`): half-hidden histories per packed row; 0 switches them off.
+        query_rows (`int`): packed rows of a batch that both are made for; the others only rank.
         sampled_items (`int`): size of the item table where the catalogue is larger than `full_softmax_items`.
         full_softmax_items (`int`): largest catalogue that every step ranks whole.
-        live_texts (`int`): texts per batch that the text tower encodes anew (LoRA and the like); the others are cached.
+        impressions (`int`): impressions per row, as queries at their time with what was shown; where the log has any.
+        live_texts (`int`): texts that the text tower encodes anew in a batch (LoRA and the like); the others are cached.
+        live_every (`int`): one batch in so many, on average, has any.
         seed (`int`): cuts and samples depend on `(seed, epoch, first row)` only, so a resumed run sees the same batches.
     """
 
@@ -99,10 +103,13 @@ class BatchBuilder:
     rows: PackedRows
     cuts: int = 4
     completions: float = 0.25
+    query_rows: int = 16
     sampled_items: int = 4096
-    full_softmax_items: int = 20000
+    full_softmax_items: int = 6000
     live_texts: int = 0
+    live_every: int = 1
     seed: int = 0
+    impressions: int = 4
 
     def __post_init__(self):
         log = self.tensors.log
@@ -119,6 +126,15 @@ class BatchBuilder:
         if self.overall is not None and not np.isfinite(self.overall[self.trained]).any():
             self.overall = None
         self.domains = bool(self.config.domains)
+        shown = self.log.impressions
+        if shown is None:
+            self.impressions = 0
+        if self.impressions:
+            first, stop = history_range(log, shown.user, shown.timestamp)
+            both = (shown.clicks > 0) & (shown.clicks < shown.sizes)
+            # of everything before an impression the last event stands in a row; the numbers ascend with it
+            self.shown = np.flatnonzero((shown.split == TRAIN) & both & (stop > first))
+            self.shown_after = stop[self.shown] - 1
 
     @property
     def full_softmax(self) -> bool:
@@ -137,27 +153,34 @@ class BatchBuilder:
         has_next = (events >= 0) & (following < self.last_event[np.maximum(user, 0)])
         following = np.where(has_next, following, 0)
         targets = np.where(has_next, self.log.item[following], -1)
-        half = self._half_hidden(random, round(packed * self.completions)) if self.domains else None
+        queried = min(packed, self.query_rows)
+        half = self._half_hidden(random, round(queried * self.completions)) if self.domains else None
         if half is not None:
             events = np.concatenate([events, half["events"]])
             segments = np.concatenate([segments, np.zeros_like(half["events"])])
             targets = np.concatenate([targets, np.full_like(half["events"], -1)])
         batch = self.tensors.histories(events)
         batch["segment_ids"] = torch.from_numpy(segments)
-        cuts = self._cuts(random, events[:packed], segments[:packed], user)
+        cuts = self._cuts(random, events[:queried], segments[:queried], user)
+        shown = self._impressions(random, events[:packed], segments[:packed], user) if self.impressions else None
+        if shown is not None:
+            ordinary = len(cuts["row"])
+            cuts = {name: np.concatenate([values, shown[name]]) for name, values in cuts.items()}
         batch |= self._queries(cuts, half, packed)
+        if shown is not None:
+            self._shown(batch, shown["number"], ordinary)
         table, row_of = self._items(random, events, targets, batch)
         batch |= self.tensors.items(table)
-        for name in ("history", "ranking_targets", "cut_targets"):
+        for name in ("history", "ranking_targets", "cut_targets", "candidates"):
             values = torch.from_numpy(targets) if name == "ranking_targets" else batch.get(name)
             if values is not None:
                 batch[name] = torch.where(values >= 0, row_of[values.clamp(min=0)], values)
-        if self.tensors.popularity is not None:
-            batch["feature_index"] = torch.from_numpy(
-                self.tensors.popularity.index(batch["history_times"].numpy().ravel()).reshape(events.shape)
-            )
+        # nobody is asked at a position without a next event
+        times, wanted = batch["history_times"].numpy(), batch["ranking_targets"].numpy() >= 0
+        times = np.where(wanted, times, times[wanted].min() if wanted.any() else 0)
+        batch |= self.tensors.popular(table, feature_index=times, cut_feature_index=batch["query_times"].numpy())
         self._position_labels(batch, has_next, following, len(events))
-        if self.live_texts:
+        if self.live_texts and random.random() * self.live_every < 1:
             batch |= self._live(random, batch)
         return batch
 
@@ -207,6 +230,40 @@ class BatchBuilder:
             "event": events[row, column][keep],
             "start": events[row, np.argmax(same, 1)][keep],
         }
+
+    def _impressions(self, random, events, segments, user) -> dict[str, np.ndarray]:
+        """Some training impressions of every row as cuts: after which event, when, and their `number` in the log."""
+        low = np.searchsorted(self.shown_after, events, side="left")
+        count = np.where(events >= 0, np.searchsorted(self.shown_after, events, side="right") - low, 0)
+        reached = count.cumsum(1)
+        row = np.repeat(np.arange(len(events)), self.impressions)
+        row = row[reached[row, -1] > 0]
+        pick = (random.random(len(row)) * reached[row, -1]).astype(np.int64)
+        row, pick = np.unique(np.stack([row, pick]), axis=1)
+        column = (reached[row] <= pick[:, None]).sum(1)
+        number = self.shown[low[row, column] + pick - (reached - count)[row, column]]
+        same = (segments[row] == segments[row, column][:, None]) & (events[row] >= 0)
+        return {
+            "row": row,
+            "position": column,
+            "time": self.log.impressions.timestamp[number],
+            "user": user[row, column],
+            "event": events[row, column],
+            "start": events[row, np.argmax(same, 1)],
+            "number": number,
+        }
+
+    def _shown(self, batch, number: np.ndarray, ordinary: int) -> None:
+        """Puts what was shown beside its queries, which have no other labels: when things are shown is no random moment."""
+        here = slice(ordinary, ordinary + len(number))
+        item, clicked = self.log.impressions.padded(number)
+        shape = len(batch["cut_rows"]), item.shape[1]
+        batch["candidates"] = torch.full(shape, -1, dtype=torch.int64)
+        batch["candidate_labels"] = torch.full(shape, torch.nan)
+        batch["candidates"][here], batch["candidate_labels"][here] = torch.from_numpy(item), torch.from_numpy(clicked)
+        if "future_mask" in batch:
+            batch["future_mask"][here] = False
+            batch["cut_targets"][here] = -1
 
     def _next_time(self, event: np.ndarray, user: np.ndarray) -> np.ndarray:
         """When the user's next training event happens; the end of training, or just after the last one, where none does."""
@@ -277,8 +334,6 @@ class BatchBuilder:
                 older[number:], hidden[number:] = half["older"], half["hidden"]
             batch |= {"history_counts": older, "completion_counts": hidden}
             batch["population_shares"] = self.tensors.population.shares(time)
-        if self.tensors.popularity is not None:
-            batch["cut_feature_index"] = self.tensors.popularity.index(time)
         if number:
             future = future_counts(
                 log, cuts["user"], cuts["time"], config.horizons, config.horizon_unit, self.last_event, self.limit_time
@@ -311,6 +366,12 @@ class BatchBuilder:
             inclusion = np.zeros(self.log.num_items)
             inclusion[self.catalogue] = np.log(-np.expm1(np.minimum(stays_out, -1e-12)))
             batch["ranking_log_inclusion"] = torch.from_numpy(inclusion[table].astype(np.float32))
+        if "candidates" in batch:
+            # shown items beside the table are no alternatives of the next item: as if their chance were infinite
+            shown = np.setdiff1d(batch["candidates"].numpy(), np.append(table, -1))
+            inclusion = batch.get("ranking_log_inclusion", torch.zeros(len(table)))
+            table = np.concatenate([table, shown])
+            batch["ranking_log_inclusion"] = torch.cat([inclusion, torch.full((len(shown),), torch.inf)])
         row_of = torch.zeros(self.log.num_items, dtype=torch.int64)
         row_of[torch.from_numpy(table)] = torch.arange(len(table))
         return table, row_of

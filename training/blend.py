@@ -1,32 +1,55 @@
-"""The network's ranking blended with a linear item-to-item model, weight and decay chosen on validation."""
+"""The network's ranking blended with two linear item-to-item models, their settings chosen on validation."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 import torch
 
-from ..data.log import TRAIN, InterestLog
+from ..data.log import TRAIN, VALIDATION, InterestLog
 from ..evaluation.cases import take
 from ..evaluation.predict import ModelPredictor
 from ..evaluation.ranking import mean_ndcg
 from .validation import Validation
 
 
-PENALTIES = (50.0, 200.0, 800.0)
-DECAYS = (1.0, 0.95, 0.9, 0.8, 0.7)
-WEIGHTS = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
-MAX_ITEMS = 12_000  # items of the dense inverse: 1.1 GiB in float64
+PENALTIES = {"transitions": (100.0, 300.0), "ease": (50.0, 200.0, 800.0)}
+REPEATS = (0.0, 0.1, 0.3, 1.0, 3.0)  # EASE's weight of an item on itself, where people come back
+HISTORY_DECAYS = (0.5, 0.7)  # of the histories that transitions are fitted on
+HALF_LIVES = (None, 0.125, 0.03)  # of the events that transitions are fitted on, in shares of the log's span
+DECAYS = {"transitions": (0.9, 0.8, 0.7, 0.5, 0.3), "ease": (1.0, 0.95, 0.9, 0.8, 0.7)}
+FLOORS = (0.001, 0.01)
+WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+POPULARITY_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
+MAX_ITEMS = {"transitions": 8_000, "ease": 8_000}  # items of the dense matrices, 0.3 to 0.5 GiB each
+MAX_CELLS = 150_000_000  # of the dense matrix of people and items, 1.1 GiB
+TUNING_ITEMS = 3_000  # what a matrix is fitted with is tuned on the most common items
+WINDOW = 20  # events that a transition is fitted on
 BLOCK = 1_000
 
 
-def ease_neighbours(matrix: sp.csr_matrix, penalty: float, keep: int) -> tuple[np.ndarray, np.ndarray]:
+def strongest(weights: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `keep` largest entries by size of each row: columns int32 and values float32, `(I, keep)`."""
+    columns = np.argpartition(-np.abs(weights), keep - 1, axis=1)[:, :keep]
+    return columns.astype(np.int32), np.take_along_axis(weights, columns, axis=1).astype(np.float32)
+
+
+def common_items(count: np.ndarray, most: int) -> np.ndarray:
+    """The `most` most common items, ascending."""
+    return np.sort(np.argsort(-count, kind="stable")[:most])
+
+
+def ease_neighbours(
+    matrix: sp.csr_matrix, penalty: float, keep: int, max_items: int = MAX_ITEMS["ease"]
+) -> tuple[np.ndarray, np.ndarray]:
     """The `keep` strongest entries of each row of EASE's `B` (Steck 2019, eq. 8), zero diagonal.
 
     Args:
-        matrix (`sp.csr_matrix` of shape `(U, I)`): 1 where a person had an item. Where `I` and `U` exceed 12,000, the most
-            common 12,000 items take part; the others have no neighbours.
+        matrix (`sp.csr_matrix` of shape `(U, I)`): 1 where a person had an item. Where `I` and `U` exceed `max_items`, or
+            `U * I` 150 million, the most common `max_items` items take part; the others have no neighbours.
         penalty (`float`): weight of the squared norm, 50 to 1,000.
         keep (`int`): entries per item.
 
@@ -37,7 +60,7 @@ def ease_neighbours(matrix: sp.csr_matrix, penalty: float, keep: int) -> tuple[n
     keep = min(keep, items)
     index, strength = np.zeros((items, keep), np.int32), np.zeros((items, keep), np.float32)
     chosen = np.arange(items)
-    by_user = users <= min(items, MAX_ITEMS)
+    by_user = users <= min(items, max_items) and users * items <= MAX_CELLS
     if by_user:  # Woodbury: (X'X + c)^-1 = (1 - X'(c + XX')^-1 X) / c
         gram = (matrix @ matrix.T).toarray().astype(np.float64)
         gram[np.diag_indices(users)] += penalty
@@ -45,8 +68,7 @@ def ease_neighbours(matrix: sp.csr_matrix, penalty: float, keep: int) -> tuple[n
         half = half.astype(np.float32)  # X'(c + XX')^-1 X = half' half
         diagonal = (1.0 - (half**2).sum(0)) / penalty
     else:
-        count = np.asarray(matrix.sum(0)).ravel()
-        chosen = np.sort(np.argsort(-count, kind="stable")[:MAX_ITEMS])
+        chosen = common_items(np.asarray(matrix.sum(0)).ravel(), max_items)
         part = matrix[:, chosen]
         gram = (part.T @ part).toarray().astype(np.float64)
         gram[np.diag_indices(len(chosen))] += penalty
@@ -58,39 +80,126 @@ def ease_neighbours(matrix: sp.csr_matrix, penalty: float, keep: int) -> tuple[n
         precision = -(half[:, rows].T @ half) / penalty if by_user else inverse[rows]
         block = -precision / diagonal
         block[np.arange(len(rows)), rows] = 0.0
-        columns = np.argpartition(-np.abs(block), kept - 1, axis=1)[:, :kept]
-        index[chosen[rows], :kept] = chosen[columns]
-        strength[chosen[rows], :kept] = np.take_along_axis(block, columns, axis=1)
+        columns, values = strongest(block, kept)
+        index[chosen[rows], :kept], strength[chosen[rows], :kept] = chosen[columns], values
     return index, strength
 
 
-def known_matrix(log: InterestLog, item_ids: np.ndarray, num_items: int) -> sp.csr_matrix:
-    """Who had which known item in training, `(U, num_items)` of ones, users without any left out."""
-    chosen = (log.split == TRAIN) & (log.item >= 0)
-    user, item = log.user[chosen], item_ids[log.item[chosen]]
-    known = item >= 0
-    matrix = sp.csr_matrix((np.ones(known.sum()), (user[known], item[known])), shape=(log.num_users, num_items))
-    matrix.data[:] = 1.0
-    return matrix[np.flatnonzero(np.diff(matrix.indptr))]
+def transition_neighbours(
+    user: np.ndarray,
+    item: np.ndarray,
+    num_items: int,
+    keep: int,
+    *,
+    penalty: float,
+    decay: float,
+    weight: np.ndarray | None = None,
+    max_items: int = MAX_ITEMS["transitions"],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `keep` strongest entries of each row of the ridge regression of the next item on the fading history.
+
+    `B = (X'WX + c)^-1 X'WY`: row t of X holds `decay^(k - 1)` at the item k events before event t of the same person, for the
+    last 20 events, row t of Y is 1 at the item of t (the linear session models of Choe et al. 2021, eq. 9, with an autoregressive
+    target). Unlike EASE it has a direction, and a diagonal: people come back to some things.
+
+    Args:
+        user, item (`np.ndarray` of shape `(E,)`): events sorted by user and time.
+        num_items (`int`): I.
+        keep (`int`): entries per item.
+        penalty (`float`): c, usually 100 to 300.
+        decay (`float`): usually .5 to .7.
+        weight (`np.ndarray` of shape `(E,)`, *optional*): of every event as a target.
+        max_items (`int`): where the catalogue is larger, the most common ones take part.
+
+    Returns:
+        Columns int32 and values float32, both `(I, keep)`.
+    """
+    keep = min(keep, num_items)
+    index, strength = np.zeros((num_items, keep), np.int32), np.zeros((num_items, keep), np.float32)
+    chosen = common_items(np.bincount(item, minlength=num_items), max_items)
+    number = np.full(num_items, -1)
+    number[chosen] = np.arange(len(chosen))
+    part = number[item]
+    weight = np.ones(len(item)) if weight is None else weight
+    rows, columns, values = [], [], []
+    for back in range(1, WINDOW + 1):
+        same = np.flatnonzero((user[back:] == user[:-back]) & (part[:-back] >= 0))
+        rows.append(same + back)
+        columns.append(part[same])
+        values.append(np.full(len(same), decay ** (back - 1)))
+    shape = len(item), len(chosen)
+    history = sp.csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
+    known = np.flatnonzero(part >= 0)
+    following = sp.csr_matrix((weight[known], (known, part[known])), shape=shape)
+    gram = (history.T @ history.multiply(weight[:, None])).toarray().astype(np.float32, order="F")
+    gram[np.diag_indices(len(chosen))] += penalty
+    target = (history.T @ following).toarray().astype(np.float32, order="F")
+    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+    weights = scipy.linalg.cho_solve(factor, target, overwrite_b=True, check_finite=False)
+    kept = min(keep, len(chosen))
+    for start in range(0, len(chosen), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(chosen)))
+        block_columns, block_values = strongest(weights[rows], kept)
+        index[chosen[rows], :kept], strength[chosen[rows], :kept] = chosen[block_columns], block_values
+    return index, strength
 
 
-class Blended:
-    """The network's scores, once, plus the linear model's under a setting."""
+@dataclass
+class Matrices:
+    """Fits either relation on the events of a log up to a split, in the model's item numbers."""
 
-    def __init__(self, network: np.ndarray, linear: np.ndarray, weight: float, event: np.ndarray):
-        self.network, self.linear, self.weight = network, linear, weight
+    log: InterestLog
+    item_ids: np.ndarray
+    num_items: int
+    keep: int
+
+    def fit(self, relation: str, last_split: int, *, tuning: bool = False, **setting) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and values `(I, keep)` of a relation; `tuning` takes the most common items only."""
+        log = self.log
+        chosen = np.flatnonzero((log.split <= last_split) & (log.item >= 0))
+        chosen = chosen[self.item_ids[log.item[chosen]] >= 0]
+        user, item = log.user[chosen], self.item_ids[log.item[chosen]]
+        most = min(TUNING_ITEMS, MAX_ITEMS[relation]) if tuning else MAX_ITEMS[relation]
+        if relation == "ease":
+            matrix = sp.csr_matrix((np.ones(len(user)), (user, item)), shape=(log.num_users, self.num_items))
+            matrix.data[:] = 1.0
+            matrix = matrix[np.flatnonzero(np.diff(matrix.indptr))]
+            index, strength = ease_neighbours(matrix, setting["penalty"], self.keep, most)
+            # EASE has no diagonal: what coming back is worth takes the place of the weakest entry
+            index[:, -1], strength[:, -1] = np.arange(self.num_items), setting["repeat"]
+            return index, strength
+        weight = None
+        if setting["half_life"] is not None:
+            time = log.timestamp[chosen]
+            span = max(int(time.max() - time.min()), 1)
+            weight = 0.5 ** ((time.max() - time) / (setting["half_life"] * span))
+            weight *= len(weight) / weight.sum()
+        return transition_neighbours(
+            user, item, self.num_items, self.keep,
+            penalty=setting["penalty"], decay=setting["history_decay"], weight=weight, max_items=most,
+        )  # fmt: skip
+
+
+class Fixed:
+    """Scores of some cases that are there already."""
+
+    def __init__(self, scores: np.ndarray, event: np.ndarray):
+        self.scores = scores
         self.row = {int(number): row for row, number in enumerate(event)}
 
     def rank(self, cases, rows: slice) -> np.ndarray:
-        chosen = [self.row[int(number)] for number in cases.event[rows]]
-        return self.network[chosen] + self.weight * self.linear[chosen]
+        return self.scores[[self.row[int(number)] for number in cases.event[rows]]]
 
 
-def fit_blend(predictor: ModelPredictor, validation: Validation, max_bytes: int = 2**29) -> dict | None:
-    """Fills the model's neighbours and chooses penalty, decay and weight by NDCG@10 on validation.
+def fit_blend(
+    predictor: ModelPredictor, validation: Validation, refit: bool = True, max_bytes: int = 2**29
+) -> dict | None:
+    """Fills the model's neighbours; what they are fitted with, their decays, floors and weights are chosen by NDCG@10 on
+    validation, one relation after the other. With `refit` the matrices are then fitted anew on training and validation events
+    together; without it nothing but these settings knows the validation events.
 
     Returns:
-        The setting with `ndcg@10` before and after, or `None` for a model without neighbours or a log without validation.
+        The settings with `ndcg@10` before and after, or `None` for a model without neighbours or a log without validation.
     """
     model, log = predictor.model, predictor.log
     if model.neighbours is None or not len(validation.ranking.user):
@@ -101,35 +210,92 @@ def fit_blend(predictor: ModelPredictor, validation: Validation, max_bytes: int 
         cases = take(cases, np.sort(np.random.default_rng(0).permutation(len(cases.user))[:most]))
     neighbours, device = model.neighbours, model.device
     item_ids = predictor.tensors.item_ids.numpy()
-    neighbours.weight.zero_()
-    network = predictor.rank(cases, slice(0, len(cases.user)))
-    before = mean_ndcg(log, cases, Blended(network, network, 0.0, cases.event), validation.filtered)
-    best = {"weight": 0.0, "decay": 1.0, "penalty": PENALTIES[0], "ndcg@10": before}
-    matrix = known_matrix(log, item_ids, model.config.num_items)
+    matrices = Matrices(log, item_ids, model.config.num_items, model.config.num_neighbours)
     histories = cases.histories
-    known = np.where(item_ids >= 0, item_ids, 0)
-    tables = {}
-    for penalty in PENALTIES:
-        tables[penalty] = ease_neighbours(matrix, penalty, model.config.num_neighbours)
-        index, strength = tables[penalty]
-        width = index.shape[1]
-        rows = np.repeat(np.arange(len(index)), width)
+    known = item_ids >= 0
+    to_known = sp.csr_matrix(
+        (np.ones(known.sum()), (np.flatnonzero(known), item_ids[known])), shape=(log.num_items, model.config.num_items)
+    )
+
+    def evidence(table: tuple[np.ndarray, np.ndarray], decay: float) -> np.ndarray:
+        index, strength = table
+        rows = np.repeat(np.arange(len(index)), index.shape[1])
         weights = sp.csr_matrix((strength.ravel(), (rows, index.ravel())), shape=(len(index), len(index)))
-        for decay in DECAYS:
-            fade = np.where(histories.ages < model.config.max_history, decay ** histories.ages.astype(np.float64), 0.0)
-            history = histories.matrix(log, fade)
-            to_known = sp.csr_matrix(
-                (np.ones((item_ids >= 0).sum()), (np.flatnonzero(item_ids >= 0), item_ids[item_ids >= 0])),
-                shape=(log.num_items, len(index)),
+        fade = np.where(histories.ages < model.config.max_history, decay ** histories.ages.astype(np.float64), 0.0)
+        linear = ((histories.matrix(log, fade) @ to_known) @ weights).toarray().astype(np.float32)
+        return np.maximum(linear[:, np.where(known, item_ids, 0)] * known, 0)
+
+    def value(scores: np.ndarray) -> float:
+        return mean_ndcg(log, cases, Fixed(scores, cases.event), validation.filtered)
+
+    def best_of(base: np.ndarray, table, decays, floors, weights) -> dict:
+        best = {"ndcg@10": -1.0}
+        for decay in decays:
+            linear = evidence(table, decay)
+            for floor in floors:
+                logs = np.log(linear + np.float32(floor))
+                for weight in weights:
+                    reached = value(base + np.float32(weight) * logs)
+                    if reached > best["ndcg@10"]:
+                        best = {"decay": decay, "floor": floor, "weight": weight, "ndcg@10": reached, "logs": logs}
+        return best
+
+    neighbours.weight.zero_()
+    neighbours.popularity.zero_()
+    base = predictor.rank(cases, slice(0, len(cases.user)))
+    report: dict = {"ndcg@10 without": value(base)}
+    reached = report["ndcg@10 without"]
+    if predictor.tensors.popularity is not None:
+        table = predictor.tensors.popularity
+        moments = table.index(cases.time)
+        best = {"weight": 0.0, "ndcg@10": reached}
+        for feature, name in enumerate(table.names):
+            if name.startswith("decayed"):
+                counts = table.features[moments, :, feature]
+                for weight in POPULARITY_WEIGHTS:
+                    found = value(base + np.float32(weight) * counts)
+                    if found > best["ndcg@10"]:
+                        best = {"weight": weight, "feature": name, "ndcg@10": found, "added": weight * counts}
+                        neighbours.popularity.zero_()
+                        neighbours.popularity[feature] = weight
+        base, reached = base + best.pop("added", np.float32(0)), best["ndcg@10"]
+        report["popularity"] = best
+    times = log.facts["time"] == "seconds"
+    for number, relation in enumerate(("transitions", "ease")):
+        settings = [{"penalty": penalty} for penalty in PENALTIES[relation]]
+        if relation == "ease":
+            repeats = REPEATS[:1] if validation.filtered else REPEATS
+            settings = [setting | {"repeat": repeat} for setting in settings for repeat in repeats]
+        if relation == "transitions":
+            settings = [
+                setting | {"history_decay": decay, "half_life": half_life}
+                for setting in settings
+                for decay in HISTORY_DECAYS
+                for half_life in (HALF_LIVES if times else HALF_LIVES[:1])
+            ]
+        tried = [
+            (
+                best_of(
+                    base,
+                    matrices.fit(relation, TRAIN, tuning=True, **setting),
+                    DECAYS[relation][1:4:2],
+                    FLOORS[:1],
+                    WEIGHTS[1::3],
+                )["ndcg@10"],
+                place,
             )
-            linear = ((history @ to_known) @ weights).toarray().astype(np.float32)[:, known] * (item_ids >= 0)
-            for weight in WEIGHTS:
-                value = mean_ndcg(log, cases, Blended(network, linear, weight, cases.event), validation.filtered)
-                if value > best["ndcg@10"]:
-                    best = {"weight": weight, "decay": decay, "penalty": penalty, "ndcg@10": value}
-    index, strength = tables[best["penalty"]]
-    neighbours.index.copy_(torch.from_numpy(index).to(device))
-    neighbours.strength.copy_(torch.from_numpy(strength).to(device))
-    neighbours.weight.fill_(best["weight"])
-    neighbours.decay.fill_(best["decay"])
-    return best | {"ndcg@10 without": before}
+            for place, setting in enumerate(settings)
+        ]
+        setting = settings[max(tried)[1]]
+        best = best_of(base, matrices.fit(relation, TRAIN, **setting), DECAYS[relation], FLOORS, WEIGHTS)
+        if best["ndcg@10"] <= reached:
+            report[relation] = {"weight": 0.0}
+            continue
+        base, reached = base + np.float32(best["weight"]) * best.pop("logs"), best["ndcg@10"]
+        report[relation] = setting | best
+        index, strength = matrices.fit(relation, VALIDATION if refit else TRAIN, **setting)
+        neighbours.index[number].copy_(torch.from_numpy(index).to(device))
+        neighbours.strength[number].copy_(torch.from_numpy(strength).to(device))
+        for name in ("weight", "decay", "floor"):
+            getattr(neighbours, name)[number] = best[name]
+    return report | {"ndcg@10": reached}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from ..data.inspect import suggest_horizons
 from ..data.log import TRAIN, InterestLog
+from ..modeling_interest import InterestModel
+from ..recommendation.log_tensors import LogTensors
 
 
 def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None) -> dict:
@@ -37,3 +40,22 @@ def known_items(log: InterestLog, min_events: int = 1) -> list[str]:
     counts = np.bincount(log.item[(log.split == TRAIN) & (log.item >= 0)], minlength=log.num_items)
     order = np.argsort(-counts, kind="stable")
     return [str(item_id) for item_id in log.item_ids[order[counts[order] >= min_events]]]
+
+
+def fill_population(model: InterestModel, tensors: LogTensors) -> None:
+    """Puts what everybody did before the end of training into the model."""
+    log = tensors.log
+    train = log.split == TRAIN
+    end = np.array([int(log.timestamp[train].max()) + 1])
+    population = model.population
+    if tensors.population is not None:
+        population.shares.copy_(torch.from_numpy(tensors.population.shares(end)[0]))
+    if tensors.popularity is not None:
+        features = tensors.item_features[int(tensors.popularity.index(end)[0])]
+        known = tensors.item_ids >= 0
+        population.item_features[tensors.item_ids[known]] = features[known]
+    if log.facts["time"] == "seconds":
+        first = log.offsets[:-1]
+        counts = np.bincount(log.user[train], minlength=log.num_users)
+        days = (end[0] - log.timestamp[np.minimum(first, log.num_events - 1)])[counts > 0] / 86400
+        population.rate.fill_(float(counts.sum() / max(days.sum(), 1e-3)))

@@ -12,14 +12,14 @@ from .arguments import InterestTrainingArguments
 from .run import train
 
 
-def parse(argv: list[str]) -> InterestTrainingArguments:
-    """Arguments from an optional YAML file, anywhere among the words, and from flags, which win.
+def read_recipe(argv: list[str]) -> tuple[list[str], dict]:
+    """The other words, and what the YAML file among them says, `{}` without one.
 
     Raises:
         ValueError: an unreadable file or an unknown key.
     """
-    parser = HfArgumentParser(InterestTrainingArguments)
     argv = list(argv)
+    defaults = {}
     positional = [
         place
         for place, word in enumerate(argv)
@@ -37,7 +37,18 @@ def parse(argv: list[str]) -> InterestTrainingArguments:
         unknown = sorted(set(defaults) - set(InterestTrainingArguments.__dataclass_fields__))
         if unknown:
             raise ValueError(f"{file}: unknown argument {unknown[0]!r}")
-        parser.set_defaults(**defaults)
+    return argv, defaults
+
+
+def parse(argv: list[str]) -> InterestTrainingArguments:
+    """Arguments from an optional YAML file, anywhere among the words, and from flags, which win.
+
+    Raises:
+        ValueError: an unreadable file or an unknown key.
+    """
+    parser = HfArgumentParser(InterestTrainingArguments)
+    argv, defaults = read_recipe(argv)
+    parser.set_defaults(**defaults)
     return parser.parse_args_into_dataclasses(argv)[0]
 
 

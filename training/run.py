@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoTokenizer, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data.log import TRAIN, InterestLog
+from ..data.log import InterestLog
 from ..evaluation.predict import ModelPredictor
 from ..modeling_interest import InterestModel, resolve_text_backbone
 from ..processing_interest import InterestProcessor
@@ -22,9 +23,10 @@ from ..recommendation.log_tensors import LogTensors
 from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
 from .blend import fit_blend
-from .derive import config_for, known_items
+from .derive import config_for, fill_population, known_items
 from .prior import fit_prior
-from .trainer import EarlyStop, InterestTrainer, StopOnSignal, TimeBudget
+from .refit import refit, with_validation
+from .trainer import EarlyStop, InterestTrainer, StopOnSignal, TimeBudget, WeightAverage, said_by_first
 from .validation import Validation
 
 
@@ -33,9 +35,11 @@ logger = logging.getLogger(__name__)
 HEADS = [
     "item_tower",
     "event_encoder",
+    "history_bias",
     "history_encoder",
     "query_layer",
     "domain_head",
+    "domain_view",
     "intensity_head",
     "ranking_head",
     "overall_head",
@@ -55,6 +59,10 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
     if args.horizons is not None and args.reference_horizon is None:
         settings["reference_horizon"] = max(args.horizons)
     items = known_items(log) if args.use_item_ids else []
+    if items and args.refit_share:
+        # items that validation saw first get their vectors at the end of the run
+        known = set(items)
+        items += [item for item in known_items(with_validation(log)) if item not in known]
     for name in (
         "hidden_size",
         "num_hidden_layers",
@@ -63,6 +71,7 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
         "hidden_dropout",
         "item_id_dropout",
         "use_text",
+        "use_domain_view",
         "max_history",
         "task_weighting",
     ):
@@ -70,27 +79,11 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
     settings["task_weights"] = args.lambdas()
     settings["num_neighbours"] = min(args.num_neighbours, max(len(items) - 1, 0))
     model = InterestModel.from_text_pretrained(args.backbone, num_items=len(items), **settings)
+    if model.item_tower.identity is not None:
+        with torch.no_grad():
+            model.item_tower.identity.weight[len(known_items(log)) :] = 0.0
     tokenizer = AutoTokenizer.from_pretrained(resolve_text_backbone(args.backbone))
     return model, InterestProcessor.from_model(model, tokenizer, items, args.max_text_tokens)
-
-
-def fill_population(model: InterestModel, tensors: LogTensors) -> None:
-    """Puts what everybody did before the end of training into the model."""
-    log = tensors.log
-    train = log.split == TRAIN
-    end = np.array([int(log.timestamp[train].max()) + 1])
-    population = model.population
-    if tensors.population is not None:
-        population.shares.copy_(torch.from_numpy(tensors.population.shares(end)[0]))
-    if tensors.popularity is not None:
-        features = tensors.item_features[int(tensors.popularity.index(end)[0])]
-        known = tensors.item_ids >= 0
-        population.item_features[tensors.item_ids[known]] = features[known]
-    if log.facts["time"] == "seconds":
-        first = log.offsets[:-1]
-        counts = np.bincount(log.user[train], minlength=log.num_users)
-        days = (end[0] - log.timestamp[np.minimum(first, log.num_events - 1)])[counts > 0] / 86400
-        population.rate.fill_(float(counts.sum() / max(days.sum(), 1e-3)))
 
 
 def tune_text(model: InterestModel, args: InterestTrainingArguments):
@@ -118,12 +111,13 @@ def tune_text(model: InterestModel, args: InterestTrainingArguments):
 def derive_schedule(args: InterestTrainingArguments, rows: PackedRows, processes: int = 1) -> None:
     """Fills batch size and passes where they were left to the log, and decides when validation and checkpoints come.
 
-    About 40 steps a pass and at most 32 rows a step; passes fall with the number of events, from 60 to 12.
+    About 40 steps a pass and at most 32 rows a step; passes fall with the number of events, from 60 to 12, or to 40 where a time
+    budget ends the run anyway.
     """
     if not args.per_device_train_batch_size:
         args.per_device_train_batch_size = int(np.clip(round(len(rows) / 40 / processes), 4, 32))
     if not args.num_train_epochs:
-        args.num_train_epochs = float(np.clip(4e6 / max(rows.num_slots, 1), 12, 60))
+        args.num_train_epochs = float(np.clip(4e6 / max(rows.num_slots, 1), 40 if args.max_minutes else 12, 60))
     if args.eval_steps is None:
         args.eval_steps = 10**9  # `evaluations` decides
     else:
@@ -146,13 +140,28 @@ def check_output(args: InterestTrainingArguments) -> None:
         shutil.rmtree(output)
 
 
-def train(args: InterestTrainingArguments, log: InterestLog | None = None, fresh: bool = True) -> dict:
+def refused_output(args: InterestTrainingArguments) -> str | None:
+    """What [`check_output`] has against the output folder."""
+    try:
+        check_output(args)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def train(
+    args: InterestTrainingArguments,
+    log: InterestLog | None = None,
+    fresh: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict:
     """Trains a model on a log and writes the checkpoint with its short evaluation and card.
 
     Args:
         args ([`InterestTrainingArguments`]): `data` names the log unless one is given.
         log (`InterestLog`, *optional*): the log itself.
         fresh (`bool`, *optional*, defaults to `True`): refuse an output folder that is in use.
+        callbacks (`Sequence[TrainerCallback]`, *optional*): further ones, called after the run's own.
 
     Returns:
         `{"model", "processor", "tensors", "results", "training"}`.
@@ -160,9 +169,12 @@ def train(args: InterestTrainingArguments, log: InterestLog | None = None, fresh
     Raises:
         ValueError: an argument or a log that cannot be trained with.
     """
-    budget = TimeBudget(args.max_minutes)
+    budget = TimeBudget(args.max_minutes * (1 - args.refit_share))
     if fresh:
-        check_output(args)
+        # the first process looks for all of them, before it writes there
+        refusal = said_by_first(lambda: refused_output(args), args)
+        if refusal:
+            raise ValueError(refusal)
     if log is None:
         if not args.data:
             raise ValueError("`data` is missing, expected an interest dataset (`interest-lm prepare`)")
@@ -175,15 +187,22 @@ def train(args: InterestTrainingArguments, log: InterestLog | None = None, fresh
     live = args.live_texts if args.tuning != "frozen" and args.use_text else 0
     with args.main_process_first(desc="texts"):
         tensors = LogTensors(log, model, processor, cache_dir=cache)
+    trained_items = len(known_items(log)) if args.use_item_ids else 0
+    tensors.item_ids[tensors.item_ids >= trained_items] = -1
     rows = PackedRows(tensors, args.max_history, args.seed)
+    queries = args.cuts_per_row
+    if queries is None:
+        queries = int(np.clip(1000 // max(model.config.num_domains, 1), 4, 24))
     builder = BatchBuilder(
         tensors,
         rows,
-        cuts=args.cuts_per_row,
+        cuts=queries,
+        impressions=args.impressions_per_row,
         completions=args.completions_per_row,
         sampled_items=args.sampled_items,
         full_softmax_items=args.full_softmax_items,
         live_texts=live,
+        live_every=args.live_every,
         seed=args.seed,
     )
     fill_population(model, tensors)
@@ -202,10 +221,18 @@ def train(args: InterestTrainingArguments, log: InterestLog | None = None, fresh
         log, config.horizons, config.horizon_unit, config.reference_horizon, args.max_eval_users, args.seed
     )
     if validation.fold is None:
+        budget.minutes = args.max_minutes  # no refit follows
         args.eval_strategy, args.load_best_model_at_end = "no", False
     stop = StopOnSignal()
+    average = WeightAverage(args.average_gamma) if args.average_gamma else None
+    if resume and average is not None:
+        if not (Path(resume) / WeightAverage.FILE).exists():
+            raise ValueError(
+                f"{resume}: no {WeightAverage.FILE} in it; resume with --average_gamma 0, as it was trained"
+            )
+        average.load(resume)
     trainer = InterestTrainer(
-        tuned, args, rows, builder, validation, budget, callbacks=[stop, EarlyStop(args.patience)]
+        tuned, args, rows, builder, validation, budget, average, callbacks=[stop, EarlyStop(args.patience), *callbacks]
     )
     result = trainer.train(resume_from_checkpoint=resume)
     interrupted = stop.caught is not None
@@ -214,22 +241,34 @@ def train(args: InterestTrainingArguments, log: InterestLog | None = None, fresh
         "backbone": args.backbone,
         "steps": trainer.state.global_step,
         "epochs": round(trainer.state.epoch or 0.0, 2),
-        "minutes": round(budget.elapsed / 60, 2),
+        "processes": args.world_size,
         "seed": args.seed,
         "train_loss": round(float(result.training_loss), 4),
         "interrupted": interrupted,
         "best_validation": trainer.state.best_metric,
         "log": [entry for entry in trainer.state.log_history if "eval_objective" in entry],
     }
-    if not trainer.is_world_process_zero():
-        return {"training": training}
     output = Path(args.output_dir)
+    if average is not None:
+        average.put_best(trainer.accelerator.unwrap_model(trainer.model))
     model = trainer.interest_model.eval()
     if live:
         tensors.refresh(model)
     # before the adapter is saved: the linear neighbours are among its `modules_to_save`
     predictor = ModelPredictor(model, processor, log, tensors=tensors)
-    training["blend"] = fit_blend(predictor, validation) if validation.fold is not None else None
+    fits = validation.fold is not None and not interrupted
+    training["blend"] = fit_blend(predictor, validation, refit=args.refit_share > 0) if fits else None
+    training["refit_steps"] = 0
+    if args.refit_share and fits:
+        training["refit_steps"] = refit(trainer, args.max_minutes * args.refit_share, stop)
+        interrupted = training["interrupted"] = stop.caught is not None
+        tensors = builder.tensors
+        if live:
+            tensors.refresh(model)
+    training["minutes"] = round(budget.elapsed / 60, 2)
+    if not trainer.is_world_process_zero():
+        return {"training": training}
+    model.eval()
     if args.tuning == "lora":
         tuned = trainer.accelerator.unwrap_model(trainer.model)
         tuned.save_pretrained(output / "adapter")

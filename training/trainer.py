@@ -6,8 +6,15 @@ import math
 import signal
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TypeVar
 
 import torch
+from accelerate.utils import broadcast_object_list
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
@@ -19,17 +26,36 @@ from .validation import Validation
 
 
 FLOOR = 0.02  # the learning rate ends at 2 % of its peak
+T = TypeVar("T")
+
+
+def largest(value: float, args) -> float:
+    """The largest `value` of all processes, on each of them: what clocks and signals say must be one thing everywhere."""
+    if args.world_size == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=args.device)
+    torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+    return float(shared)
+
+
+def said_by_first(say: Callable[[], T], args) -> T:
+    """What `say` returns in the first process, on all of them."""
+    said = [say() if args.process_index == 0 else None]
+    broadcast_object_list(said)
+    return said[0]
 
 
 class TimeBudget(TrainerCallback, ExportableState):
     """Ends a run when its minutes are used up; the learning rate follows the clock, so that it ends well wherever that is.
 
-    Time spent before an interruption counts: it is saved with every checkpoint.
+    Time spent before an interruption counts: it is saved with every checkpoint. Several processes go by the clock that is
+    furthest, read once a step, so that they have one learning rate and stop together.
     """
 
     def __init__(self, minutes: float = 0.0, spent: float = 0.0):
         self.minutes, self.spent = minutes, spent
         self.started = time.monotonic()
+        self.agreed: float | None = None
 
     @property
     def elapsed(self) -> float:
@@ -39,7 +65,13 @@ class TimeBudget(TrainerCallback, ExportableState):
     @property
     def progress(self) -> float:
         """Share of the budget used, 0 without one."""
-        return self.elapsed / (60 * self.minutes) if self.minutes else 0.0
+        elapsed = self.elapsed if self.agreed is None else self.agreed
+        return elapsed / (60 * self.minutes) if self.minutes else 0.0
+
+    def agree(self, args) -> None:
+        """Reads the clock for all processes; one alone reads its own whenever it wants to know."""
+        if self.minutes and args.world_size > 1:
+            self.agreed = largest(self.elapsed, args)
 
     def state(self) -> dict:
         return {"args": {"minutes": self.minutes, "spent": self.elapsed}, "attributes": {}}
@@ -47,10 +79,16 @@ class TimeBudget(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step:  # resumed: what the earlier run used counts
             self.spent += (state.stateful_callbacks.get("TimeBudget") or {}).get("args", {}).get("spent", 0.0)
+        self.agree(args)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.agree(args)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.progress >= 1:
-            control.should_training_stop = control.should_evaluate = control.should_save = True
+            control.should_training_stop = True
+            control.should_evaluate |= args.eval_strategy != "no"
+            control.should_save |= args.save_strategy != "no"
         return control
 
 
@@ -75,16 +113,20 @@ class ValidateOften(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """SIGINT and SIGTERM end a run after the current step, with a checkpoint and the best model so far."""
+    """SIGINT and SIGTERM end a run after the current step, with a checkpoint and the best model so far.
+
+    One that reaches a single process ends them all.
+    """
 
     def __init__(self):
+        self.received: int | None = None
         self.caught: int | None = None
         self.previous: dict = {}
 
     def _handle(self, number, frame):
-        if self.caught is not None:
+        if self.received is not None:
             raise KeyboardInterrupt
-        self.caught = number
+        self.received = number
 
     def on_train_begin(self, args, state, control, **kwargs):
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -94,8 +136,10 @@ class StopOnSignal(TrainerCallback):
                 return
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.caught = int(largest(self.received or 0, args)) or None
         if self.caught is not None:
-            control.should_training_stop = control.should_save = True
+            control.should_training_stop = True
+            control.should_save |= args.save_strategy != "no"
         return control
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -130,6 +174,106 @@ class EarlyStop(TrainerCallback, ExportableState):
         return control
 
 
+DOMAIN_MODULES = ("domain_head", "domain_view", "intensity_head")
+
+
+class WeightAverage(TrainerCallback):
+    """Running average of the trained weights, whose memory grows with the run: what is validated, kept and saved at the end.
+
+    After step t the average moves by `1 - (1 - 1 / t)^(gamma + 1)` towards the weights (Karras et al. 2024, eq. 123), so that
+    its mean age is about `t / (gamma + 2)` steps, however long the run.
+
+    With a domain view the layers behind ranking and those behind domains and intensity share next to nothing, and one may learn its people by
+    heart long before the other is ready: each part is kept from the validation where its own figure was best.
+
+    Args:
+        gamma (`float`, *optional*, defaults to 12): 6 to 20; larger follows the weights more closely.
+    """
+
+    FILE = "average.safetensors"
+
+    def __init__(self, gamma: float = 12.0):
+        self.gamma = gamma
+        self.average: dict[str, torch.Tensor] = {}
+        self.best: dict[str, tuple[float, dict[str, torch.Tensor]]] = {}
+
+    @staticmethod
+    def part(name: str) -> str:
+        """Which part of the model a parameter belongs to."""
+        return "domains" if any(f"{module}." in name for module in DOMAIN_MODULES) else "ranking"
+
+    def keep(self, figures: dict[str, float]) -> None:
+        """Keeps the parts that a validation finds better than before; all together where they share their layers."""
+        if not any("domain_view." in name for name in self.average):
+            if "objective" in figures and ("whole" not in self.best or figures["objective"] > self.best["whole"][0]):
+                self.best["whole"] = figures["objective"], {name: t.clone() for name, t in self.average.items()}
+            return
+        losses = [figures[name] for name in ("future_cross_entropy", "completion_cross_entropy") if name in figures]
+        values = {"ranking": figures.get("ndcg@10"), "domains": -sum(losses) if losses else None}
+        for part, value in values.items():
+            if value is not None and (part not in self.best or value > self.best[part][0]):
+                kept = {name: tensor.clone() for name, tensor in self.average.items() if self.part(name) == part}
+                self.best[part] = value, kept
+
+    def put_best(self, model) -> None:
+        """Gives the model the best parts for good; what was never validated gets the latest average."""
+        for _, kept in self.best.values():
+            self.average |= kept
+        self.put(model)
+
+    def trained(self, model) -> dict[str, torch.Tensor]:
+        return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        trained = self.trained(model)
+        if not self.average:
+            self.average = {name: value.clone() for name, value in trained.items()}
+        # one that was loaded lies in the memory of the CPU
+        self.average = {name: value.to(trained[name].device) for name, value in self.average.items()}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        decay = (1 - 1 / max(state.global_step, 1)) ** (self.gamma + 1)
+        trained = self.trained(model)
+        torch._foreach_lerp_(list(self.average.values()), [trained[name] for name in self.average], 1 - decay)
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            tensors = {f"average/{name}": value for name, value in self.average.items()}
+            for part, (_, kept) in self.best.items():
+                tensors |= {f"{part}/{name}": value for name, value in kept.items()}
+            values = {part: repr(value) for part, (value, _) in self.best.items()}
+            save_file({name: value.contiguous() for name, value in tensors.items()}, folder / self.FILE, values)
+
+    def load(self, folder: str | Path) -> None:
+        """What a checkpoint was saved with."""
+        with safe_open(Path(folder) / self.FILE, "pt") as file:
+            values, parts = file.metadata() or {}, defaultdict(dict)
+            for key in sorted(file.keys()):
+                part, name = key.split("/", 1)
+                parts[part][name] = file.get_tensor(key)
+        self.average = parts.pop("average")
+        self.best = {part: (float(values[part]), kept) for part, kept in parts.items()}
+
+    @contextmanager
+    def swapped(self, model) -> Iterator[None]:
+        """The model with the averaged weights; its own come back at the end."""
+        trained = self.trained(model)
+        own = {name: trained[name].clone() for name in self.average}
+        self.put(model)
+        try:
+            yield
+        finally:
+            for name, value in own.items():
+                trained[name].copy_(value)
+
+    def put(self, model) -> None:
+        """Gives the model the averaged weights for good."""
+        trained = self.trained(model)
+        for name, value in self.average.items():
+            trained[name].copy_(value)
+
+
 class InterestTrainer(Trainer):
     """Trainer of an [`InterestModel`], bare or under PEFT."""
 
@@ -141,9 +285,11 @@ class InterestTrainer(Trainer):
         builder: BatchBuilder,
         validation: Validation,
         budget: TimeBudget,
+        average: WeightAverage | None = None,
         **kwargs,
     ):
         self.rows, self.builder, self.validation, self.budget = rows, builder, validation, budget
+        self.average = average
         self.task_losses: dict[str, list[torch.Tensor]] = defaultdict(list)
         super().__init__(
             model=model, args=args, train_dataset=rows, eval_dataset=rows, data_collator=builder, **kwargs
@@ -151,6 +297,8 @@ class InterestTrainer(Trainer):
         # forward takes **kwargs for PEFT's sake, but knows nothing of num_items_in_batch
         self.model_accepts_loss_kwargs = False
         self.add_callback(budget)
+        if average is not None:
+            self.add_callback(average)
         if args.evaluations and args.eval_strategy != "no":
             self.add_callback(ValidateOften(budget, args.evaluations))
 
@@ -166,7 +314,7 @@ class InterestTrainer(Trainer):
             batch_size=self._train_batch_size,
             collate_fn=self.builder,
             num_workers=self.args.dataloader_num_workers,
-            drop_last=len(self.rows) >= self._train_batch_size,
+            drop_last=len(self.rows) >= self._train_batch_size * self.args.world_size,
         )
         return self.accelerator.prepare(loader)
 
@@ -195,6 +343,7 @@ class InterestTrainer(Trainer):
         """Linear warm-up, then a cosine over steps or over the time budget, whichever is further."""
         if self.lr_scheduler is None:
             warmup = self.args.get_warmup_steps(num_training_steps)
+            self.budget.agree(self.args)
 
             def factor(step: int) -> float:
                 progress = max(step / max(num_training_steps, 1), self.budget.progress)
@@ -222,12 +371,18 @@ class InterestTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Our own figures on validation; a tuned text tower encodes all texts anew first."""
         model, tensors = self.interest_model, self.builder.tensors
-        if self.builder.live_texts:
-            tensors.refresh(model)
-        predictor = ModelPredictor(model, tensors.processor, tensors.log, tensors=tensors)
         device = self.args.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.args.bf16):
-            figures = self.validation(predictor)
+        wrapped = self.accelerator.unwrap_model(self.model)
+        with nullcontext() if self.average is None else self.average.swapped(wrapped):
+            if self.builder.live_texts:
+                # the first process fills the cache that the others read
+                with self.args.main_process_first(desc="texts"):
+                    tensors.refresh(model)
+            predictor = ModelPredictor(model, tensors.processor, tensors.log, tensors=tensors)
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=self.args.bf16):
+                figures = said_by_first(lambda: self.validation(predictor), self.args)
+        if self.average is not None:
+            self.average.keep(figures)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

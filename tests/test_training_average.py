@@ -1,0 +1,81 @@
+"""The running average of the weights, and the parts of it that validation keeps."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from interest_lm.training.trainer import WeightAverage
+
+
+def small_model() -> nn.Module:
+    model = nn.Module()
+    model.history_encoder, model.domain_view = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    return model
+
+
+def fill(model: nn.Module, value: float) -> None:
+    for parameter in model.parameters():
+        parameter.data.fill_(value)
+
+
+def weights(model: nn.Module) -> tuple[float, float]:
+    return float(model.history_encoder.weight.detach()), float(model.domain_view.weight.detach())
+
+
+def step(average: WeightAverage, model: nn.Module, number: int) -> None:
+    average.on_step_end(None, SimpleNamespace(global_step=number), None, model=model)
+
+
+def test_its_mean_age_grows_with_the_run():
+    model, average = small_model(), WeightAverage(gamma=8.0)
+    average.on_train_begin(None, None, None, model=model)
+    for number in range(1, 2001):
+        fill(model, number)
+        step(average, model, number)
+    assert 2000 - float(average.average["domain_view.weight"]) == pytest.approx(2000 / 10, rel=0.02)
+    with average.swapped(model):
+        assert weights(model)[0] < 2000
+    assert weights(model) == (2000, 2000)
+
+
+def test_each_part_is_kept_from_its_own_best_validation(tmp_path):
+    model, average = small_model(), WeightAverage()
+    average.on_train_begin(None, None, None, model=model)
+    figures = [(0.1, 3.0), (0.3, 2.5), (0.2, 2.0)]  # ranking is best at the second, domains at the third
+    for number, (ndcg, loss) in enumerate(figures, 1):
+        average.average = {name: torch.full_like(value, number) for name, value in average.average.items()}
+        average.keep({"ndcg@10": ndcg, "future_cross_entropy": loss})
+    (tmp_path / "checkpoint-3").mkdir()
+    average.on_save(
+        SimpleNamespace(output_dir=tmp_path), SimpleNamespace(is_world_process_zero=True, global_step=3), None
+    )
+    loaded = WeightAverage()
+    loaded.load(tmp_path / "checkpoint-3")
+    assert float(loaded.average["history_encoder.weight"]) == 3
+    for kept in (average, loaded):
+        fill(model, 0)
+        kept.put_best(model)
+        assert weights(model) == (2, 3)
+
+
+def test_without_a_validation_the_latest_average_counts():
+    model, average = small_model(), WeightAverage()
+    average.on_train_begin(None, None, None, model=model)
+    average.average = {name: torch.full_like(value, 7) for name, value in average.average.items()}
+    average.put_best(model)
+    assert weights(model) == (7, 7)
+
+
+def test_layers_that_both_parts_share_are_kept_together():
+    model, average = nn.Module(), WeightAverage()
+    model.history_encoder, model.domain_head = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    average.on_train_begin(None, None, None, model=model)
+    for number, objective in enumerate((-3.0, -1.0, -2.0), 1):
+        average.average = {name: torch.full_like(value, number) for name, value in average.average.items()}
+        average.keep({"ndcg@10": number / 10, "objective": objective})
+    average.put_best(model)
+    assert {parameter.item() for parameter in model.parameters()} == {2.0}

@@ -1,0 +1,117 @@
+"""The last part of a run, which trains on validation: what it leaves behind, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from test_data_recipes_mind import random_mind
+from test_training_run import arguments, data  # noqa: F401  (a fixture)
+
+from interest_lm.data.log import TEST, VALIDATION, InterestLog
+from interest_lm.data.prepare import prepare
+from interest_lm.publishing.card import render_card
+from interest_lm.publishing.measure import evaluate_checkpoint
+from interest_lm.training import blend, refit, run
+from interest_lm.training.trainer import WeightAverage
+
+
+def checkpoints(folder) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name.startswith("checkpoint-"))
+
+
+def test_the_clock_may_end_the_refit_and_touches_no_checkpoint(data, tiny_bert, tmp_path, monkeypatch):  # noqa: F811
+    """What a later call resumes from is the first trainer's, the best one among it."""
+    original = run.refit
+    monkeypatch.setattr(run, "refit", lambda trainer, minutes, stop: original(trainer, 1e-9, stop))
+    out = run.train(arguments(data, tmp_path / "out", tiny_bert, max_steps=30, eval_steps=10))
+    assert out["training"]["refit_steps"] == 1
+    assert len(out["training"]["log"]) == 3  # and no validation on what was trained on
+    best = json.loads((tmp_path / "out" / "checkpoint-30" / "trainer_state.json").read_text())["best_global_step"]
+    assert f"checkpoint-{best}" in checkpoints(tmp_path / "out") and "checkpoint-1" not in checkpoints(
+        tmp_path / "out"
+    )
+
+
+def test_an_interrupted_refit_leaves_the_model_as_it_came_and_can_be_resumed(
+    data,  # noqa: F811
+    tiny_bert,
+    tmp_path,
+    monkeypatch,
+):
+    step_end, fill, before = run.StopOnSignal.on_step_end, refit.fill_population, {}
+
+    def interrupt(self, args, state, control, **kwargs):
+        if args.save_strategy == "no" and state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step_end(self, args, state, control, **kwargs)
+
+    def remember(model, tensors):
+        before.update({name: value.clone() for name, value in model.state_dict().items()})
+        fill(model, tensors)
+
+    monkeypatch.setattr(run.StopOnSignal, "on_step_end", interrupt)
+    monkeypatch.setattr(refit, "fill_population", remember)
+    out = run.train(arguments(data, tmp_path / "out", tiny_bert, max_steps=30, eval_steps=10))
+    assert out["training"]["interrupted"] and out["training"]["refit_steps"] == 0
+    for name, value in out["model"].state_dict().items():
+        torch.testing.assert_close(value, before[name], msg=name)
+    assert "checkpoint-2" not in checkpoints(tmp_path / "out") and "checkpoint-30" in checkpoints(tmp_path / "out")
+    monkeypatch.setattr(run.StopOnSignal, "on_step_end", step_end)
+    again = run.train(arguments(data, tmp_path / "out", tiny_bert, max_steps=30, eval_steps=10,
+                                resume_from_checkpoint="True"))  # fmt: skip
+    assert not again["training"]["interrupted"] and again["training"]["refit_steps"] > 0
+
+
+def test_a_loaded_average_goes_where_the_model_is(tmp_path):
+    model, average = torch.nn.Linear(2, 2, device="meta"), WeightAverage()
+    average.average = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}  # as `load` leaves it
+    average.on_train_begin(None, None, None, model=model)
+    assert {value.device.type for value in average.average.values()} == {"meta"}
+
+
+def test_validation_is_known_with_what_was_shown_in_it(tmp_path):
+    prepare("mind", [random_mind(tmp_path / "source", impressions=250)], tmp_path / "data", quiet=True)
+    log = InterestLog.load(tmp_path / "data")
+    whole = refit.with_validation(log)
+    assert (log.split == VALIDATION).any() and (log.impressions.split == VALIDATION).any()
+    for before, after in ((log.split, whole.split), (log.impressions.split, whole.impressions.split)):
+        np.testing.assert_array_equal(after == 0, before < TEST)
+        np.testing.assert_array_equal(after == TEST, before == TEST)
+
+
+def test_evaluate_knows_what_the_run_knew_and_says_what_was_trained_on(tiny_bert, tmp_path, caplog):
+    world = {"num_users": 40, "num_items": 60, "seed": 3}
+    folder = prepare("synthetic", [], tmp_path / "data", world=world, split="leave-last", quiet=True)
+    log = InterestLog.load(folder)
+    out = run.train(arguments(folder, tmp_path / "out", tiny_bert, baselines="short"))
+    assert out["training"]["refit_steps"]
+    results = evaluate_checkpoint(tmp_path / "out", log, baselines=[], output=tmp_path / "test.json")
+    assert results["ranking"]["ndcg@10"] == pytest.approx(out["results"]["ranking"]["ndcg@10"], abs=1e-4)
+    with caplog.at_level(logging.WARNING):
+        evaluate_checkpoint(tmp_path / "out", log, split="validation", baselines=[], output=tmp_path / "v.json")
+    assert "trained on the validation events" in caplog.text
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "trained on with the validation events" in card and "crosses into validation or test" not in card
+    plain = render_card(config=out["model"].config, results=None, facts=log.facts, training={"refit_steps": 0})
+    assert "crosses into validation or test" in str(plain)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_without_a_refit_no_matrix_knows_validation(data, tiny_bert, tmp_path, monkeypatch, share):  # noqa: F811
+    seen, original = [], blend.Matrices.fit
+
+    def fit(self, relation, last_split, **setting):
+        seen.append(last_split)
+        return original(self, relation, last_split, **setting)
+
+    monkeypatch.setattr(blend.Matrices, "fit", fit)
+    monkeypatch.setattr(blend, "WEIGHTS", (0.0,) * 8)
+    monkeypatch.setattr(blend, "mean_ndcg", lambda *_: len(seen) / 1000)  # everything tried is better than before
+    run.train(arguments(data, tmp_path / "out", tiny_bert, refit_share=share))
+    assert (VALIDATION in seen) == (share > 0)

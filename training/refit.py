@@ -1,0 +1,72 @@
+"""The last part of a run: the chosen model goes on with the validation events among the training events."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+
+from ..data.log import TEST, TRAIN, InterestLog
+from ..recommendation.log_tensors import LogTensors
+from .batches import PackedRows
+from .derive import fill_population
+from .trainer import InterestTrainer, StopOnSignal, TimeBudget, WeightAverage
+
+
+PEAK = 0.1  # of the learning rate: the weights are good already
+
+
+def with_validation(log: InterestLog) -> InterestLog:
+    """The log with its validation events and impressions among those of training; windows may reach to the test."""
+
+    def known(split: np.ndarray) -> np.ndarray:
+        return np.where(split < TEST, TRAIN, split).astype(split.dtype)
+
+    shown = log.impressions and replace(log.impressions, split=known(log.impressions.split))
+    facts = log.facts | {"validation_start": log.facts.get("test_start")}
+    return replace(log, split=known(log.split), impressions=shown, facts=facts)
+
+
+def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal) -> int:
+    """Trains on with everything before the test, at a lower learning rate: what is latest is worth the most.
+
+    Everything was chosen on validation before, and nothing is chosen after it, so the test stays untouched. An interruption
+    leaves the model as it came.
+
+    Args:
+        trainer ([`InterestTrainer`]): a finished one, whose model holds the chosen weights.
+        minutes (`float`): time budget; 0: none.
+        stop ([`StopOnSignal`]): tells of interruptions.
+
+    Returns:
+        Steps that it took.
+    """
+    args, model, builder = copy.copy(trainer.args), trainer.interest_model, trainer.builder
+    best = trainer.state.best_global_step or trainer.state.global_step
+    steps = max(1, round(best * args.refit_share / (1 - args.refit_share)))
+    log = with_validation(builder.log)
+    tensors = LogTensors(log, model, builder.tensors.processor, texts=builder.tensors.texts, progress=False)
+    population = {name: value.clone() for name, value in model.population.named_buffers()}
+    fill_population(model, tensors)
+    rows = PackedRows(tensors, builder.rows.length, args.seed + 1)
+    args.max_steps, args.eval_strategy, args.save_strategy, args.load_best_model_at_end = steps, "no", "no", False
+    args.learning_rate, args.text_learning_rate = PEAK * args.learning_rate, PEAK * args.text_learning_rate
+    before = WeightAverage()
+    tuned = trainer.accelerator.unwrap_model(trainer.model)
+    before.average = {name: value.clone() for name, value in before.trained(tuned).items()}
+    average = WeightAverage(args.average_gamma) if args.average_gamma else None
+    second = InterestTrainer(
+        tuned, args, rows, replace(builder, tensors=tensors, rows=rows), trainer.validation, TimeBudget(minutes), average,
+        callbacks=[stop],
+    )  # fmt: skip
+    second.train()
+    if stop.caught is not None:
+        before.put(tuned)
+        for name, value in model.population.named_buffers():
+            value.copy_(population[name])
+        return 0
+    if average is not None:
+        average.put(tuned)
+    builder.tensors = tensors
+    return second.state.global_step
