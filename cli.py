@@ -41,6 +41,12 @@ app = typer.Typer(
 DataOption = Annotated[Path, typer.Option("--data", help="Folder of an interest dataset (`interest-lm prepare`).")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a checkpoint, or a Hub repository.")]
 UserOption = Annotated[list[str], typer.Option("--user", help="A user's own id; may be given several times.")]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=COLUMN", help="E.g. user_id=CustomerID; `text=` switches a column off that is found by its name."
+    ),
+]
 AtOption = Annotated[
     str | None,
     typer.Option(help="Moment: seconds or an ISO date (UTC), or a position. Default: right after the last event."),
@@ -67,7 +73,7 @@ def inspect(
     source: Annotated[list[Path], typer.Argument(metavar="LOG...", help="A prepared folder, or files of a raw log.")],
     recipe: Annotated[str | None, typer.Option(help="How to read a raw log; found out where it is not given.")] = None,
     time: Annotated[Time | None, typer.Option(help="What `timestamp` holds; found out where it is not given.")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="NAME=COLUMN, e.g. user_id=CustomerID.")] = None,
+    column: ColumnOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell before any training what a log can support: spans, ties, repeats, reliability of change, suggestions."""
@@ -83,18 +89,33 @@ def inspect(
 
 @app.command()
 def prepare(
-    recipe: Annotated[str, typer.Argument(help="movielens, checkins, table or synthetic.")],
+    recipe: Annotated[str, typer.Argument(help="movielens, amazon-reviews, mind, checkins, table or synthetic.")],
     sources: Annotated[
         list[Path] | None, typer.Argument(metavar="SOURCE...", help="Folder or files of the log.")
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder to write.")] = ...,  # type: ignore[assignment]
     split: Annotated[Split | None, typer.Option(help="Split rule; default: the recipe's.")] = None,
     min_events: Annotated[int | None, typer.Option(min=1, help="Drop users with fewer events.")] = None,
+    test_events: Annotated[int, typer.Option(min=1, help="Events per user that test (leave-last).")] = 1,
     time: Annotated[Time | None, typer.Option(help="What `timestamp` holds; found out where it is not given.")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="NAME=COLUMN, e.g. user_id=CustomerID.")] = None,
+    column: ColumnOption = None,
     events: Annotated[Path | None, typer.Option(help="File of events (recipe table).")] = None,
     items: Annotated[Path | None, typer.Option(help="File of items (recipe table).")] = None,
     domains: Annotated[Path | None, typer.Option(help="A taxonomy file instead of the items' categories.")] = None,
+    merge_texts: Annotated[
+        bool | None,
+        typer.Option(
+            "--merge-texts/--keep-rows",
+            help="Rows of one user, item and time become one event with joined texts (a row per tag); "
+            "default: where there are texts, no values, and that is so for a fifth of the rows.",
+        ),
+    ] = None,
+    value_threshold: Annotated[
+        float | None,
+        typer.Option(help="Values from here on are positive; default: the recipe's, or the user's own mean."),
+    ] = None,
+    validation_fraction: Annotated[float, typer.Option(help="Share of the events that validate (global-time).")] = 0.1,
+    test_fraction: Annotated[float, typer.Option(help="Share of the events that test (global-time).")] = 0.1,
     licence: Annotated[str | None, typer.Option(help="Licence of the log, for the cards.")] = None,
     num_users: Annotated[int | None, typer.Option(min=1, help="Users of the generated world.")] = None,
     num_items: Annotated[int | None, typer.Option(min=1, help="Items of the generated world.")] = None,
@@ -114,12 +135,17 @@ def prepare(
         output,
         split=split and str(split),
         min_events=min_events,
+        test_events=test_events,
         time=time and str(time),
         columns=_columns(column or []),
         overwrite=overwrite,
         events=events,
         items=items,
         domains=domains,
+        merge_texts=merge_texts,
+        value_threshold=value_threshold,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
         licence=licence,
         world=world or None,
     )
@@ -129,8 +155,8 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     columns = {}
     for pair in pairs:
         name, equals, column = pair.partition("=")
-        if not equals or not name or not column:
-            raise ValueError(f"--column is {pair!r}, expected NAME=COLUMN")
+        if not equals or not name:
+            raise ValueError(f"--column is {pair!r}, expected NAME=COLUMN, or NAME= where there is none")
         columns[name] = column
     return columns
 
@@ -144,6 +170,30 @@ def finetune(context: typer.Context) -> None:
     from .training.finetune import main as run
 
     raise SystemExit(run(context.args))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def search(
+    context: typer.Context,
+    data: DataOption = ...,  # type: ignore[assignment]
+    output: Annotated[Path, typer.Option(help="Folder of the search; the same command goes on in it.")] = ...,  # type: ignore[assignment]
+    trials: Annotated[int, typer.Option(min=1, help="Trials, with those of earlier calls.")] = 20,
+    minutes_per_trial: Annotated[
+        float | None, typer.Option(min=0, help="Budget of a trial; 0: none; default: the recipe's max_minutes, or 5.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Begin no trial that would not end within so many minutes.")
+    ] = None,
+) -> None:
+    """Search a recipe's dials on validation; writes OUTPUT/best.yaml for `interest-lm finetune`, and trials.csv.
+
+    Takes a config.yaml and any flag of `interest-lm finetune`; what they fix is not searched. The dials: learning_rate
+    3e-4 to 4e-3, hidden_dropout .1 to .5, item_id_dropout 0 to .4, num_hidden_layers 1 to 4, hidden_size 64, 128 or 192,
+    max_history 50, 100, 200 or 400 up to what the log's histories need. The first trial is the recipe as it stands.
+    """
+    from .training.search import search as run
+
+    run(context.args, data, output, trials, minutes_per_trial, max_minutes)
 
 
 @app.command()
@@ -256,7 +306,7 @@ def demo(
         bool, typer.Option("--quick", help="A tiny world: about a minute, and figures to match.")
     ] = False,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Minutes of training; default 4.5, or 0.5 if quick.")
+        float | None, typer.Option(min=0.1, help="Minutes of training; default 3.9, or 0.5 if quick.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the world and of the training.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,

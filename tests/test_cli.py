@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from interest_lm import cli
+from interest_lm.data.log import InterestLog
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def data(tmp_path_factory):
 def test_every_command_of_the_design_is_there(command):
     shown = command("--help")
     assert shown.status == 0
-    for name in ("inspect", "prepare", "finetune", "evaluate", "profile", "recommend", "demo"):
+    for name in ("inspect", "prepare", "finetune", "search", "evaluate", "profile", "recommend", "demo"):
         assert f"\n  {name} " in shown.out
 
 
@@ -102,14 +103,39 @@ def test_prepare_hands_over_every_option(command, monkeypatch, tmp_path):
     ended = command(
         "prepare", "table", "--events", tmp_path / "e.csv", "--items", tmp_path / "i.csv", "--output", tmp_path / "o",
         "--split", "leave-last", "--min-events", "3", "--time", "order", "--column", "user_id=Customer ID",
-        "--column", "title=a=b", "--licence", "mit", "--overwrite",
+        "--column", "title=a=b", "--column", "text=", "--licence", "mit", "--overwrite", "--keep-rows",
+        "--value-threshold", "3.5", "--validation-fraction", "0.2", "--test-fraction", "0.15",
     )  # fmt: skip
     assert ended.status == 0, ended.err
     assert seen["given"] == ("table", [], tmp_path / "o")
-    assert seen["columns"] == {"user_id": "Customer ID", "title": "a=b"}
+    assert seen["columns"] == {"user_id": "Customer ID", "title": "a=b", "text": ""}
+    assert (seen["merge_texts"], seen["value_threshold"]) == (False, 3.5)
+    assert (seen["validation_fraction"], seen["test_fraction"]) == (0.2, 0.15)
     assert (seen["split"], seen["time"], seen["min_events"]) == ("leave-last", "order", 3)
     assert (seen["events"], seen["items"]) == (tmp_path / "e.csv", tmp_path / "i.csv")
     assert seen["overwrite"] is True and seen["licence"] == "mit" and seen["world"] is None
+
+
+def test_prepare_merges_rows_and_switches_columns_off(command, tmp_path):
+    """One row per tag: joined on request, kept on request; without its text column a log has no texts."""
+    rows = [(user, f"i{day % 4}", 86_400 * day, tag) for user in range(4) for day in range(30) for tag in ("a", "b")]
+    log = "\n".join(["user,item,time,tag", *(f"u{u},{i},{time + u},{tag}" for u, i, time, tag in rows)])
+    (tmp_path / "events.csv").write_text(log + "\n")
+
+    def prepared(name, *more):
+        ended = command("prepare", "table", tmp_path / "events.csv", "--output", tmp_path / name, *more)
+        assert ended.status == 0, ended.err
+        return InterestLog.load(tmp_path / name)
+
+    merged, kept = prepared("merged", "--merge-texts"), prepared("kept", "--keep-rows", "--value-threshold", "2")
+    assert (merged.num_events, kept.num_events) == (120, 240)
+    assert set(merged.text) == {"a, b"} and set(kept.text) == {"a", "b"}
+    assert kept.facts["value_threshold"] == 2.0
+    assert prepared("silent", "--column", "text=").text is None
+    wide = prepared("wide", "--test-fraction", "0.4", "--validation-fraction", "0.2", "--keep-rows")
+    assert np.mean(wide.split == 2) == pytest.approx(0.4, abs=0.05)
+    refused = command("prepare", "table", tmp_path / "events.csv", "--output", tmp_path / "no", "--test-fraction", "1")
+    assert refused.status == 2 and "test_fraction is 1.0" in refused.err
 
 
 def test_prepare_synthetic_takes_a_world(command, monkeypatch, tmp_path):

@@ -88,15 +88,16 @@ def test_wheel_tells_what_it_is(wheel):
     assert metadata["Name"] == "interest-lm"
     assert metadata["Requires-Python"] == ">=3.11"
     assert "Apache-2.0" in (metadata["License-Expression"] or metadata["License"])
-    assert {"offline", "app", "test", "bench"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"offline", "app", "search", "test", "bench"} <= set(metadata.get_all("Provides-Extra"))
     assert metadata["Description-Content-Type"] == "text/markdown"
     entry_points = wheel.read(name.replace("METADATA", "entry_points.txt")).decode()
     assert "interest-lm = interest_lm.cli:main" in entry_points
 
 
 def test_every_import_is_a_requirement(setup):
-    """What our code imports is in install_requires; the bundled encoder is only looked for, it is the extra `offline`."""
-    required = {_normal(line) for line in _requirements(setup["options"]["install_requires"])}
+    """What our code imports is in install_requires or the extra `search`; the bundled encoder is only looked for, it is the
+    extra `offline`."""
+    required = {_normal(line) for line in _bounded(setup)}
     imported = set()
     for package in folders_with_code():
         folder = ROOT / package.removeprefix("interest_lm").lstrip(".").replace(".", "/")
@@ -115,7 +116,7 @@ def test_every_import_is_a_requirement(setup):
 def test_lowest_versions_are_the_bounds(setup):
     lowest = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "requirements/lowest.txt").read_text(), flags=re.M))
     bounds = {}
-    for line in _requirements(setup["options"]["install_requires"]):
+    for line in _bounded(setup):
         name, bound = re.match(r"([\w.-]+)>=([\w.]+)", line).groups()
         bounds[name] = bound
     assert lowest.keys() == bounds.keys()
@@ -127,9 +128,17 @@ def test_tested_versions_fit_the_ranges(setup):
     pinned = dict(
         re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "requirements/constraints.txt").read_text(), flags=re.M)
     )
-    for line in _requirements(setup["options"]["install_requires"]):
+    for line in _bounded(setup):
         name, bound = re.match(r"([\w.-]+)>=([\w.]+)", line).groups()
         assert _release(pinned[name]) >= _release(bound), name
+
+
+def _bounded(setup: configparser.ConfigParser) -> list[str]:
+    return [
+        line
+        for text in (setup["options"]["install_requires"], setup["options.extras_require"]["search"])
+        for line in _requirements(text)
+    ]
 
 
 def _requirements(text: str) -> list[str]:
