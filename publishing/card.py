@@ -85,7 +85,7 @@ def render_card(
         reasons=reasons_list(results),
         protocol=protocol_line(results),
         data=_data(facts),
-        split_rule=_split_rule(facts),
+        split_rule=_split_rule(facts, training),
         horizons=", ".join(f"{horizon:g}" for horizon in config.horizons) + f" {unit}",
         reference_horizon=f"{config.reference_horizon:g} {unit}",
         positive=_positive(facts),
@@ -188,12 +188,18 @@ def _data(facts: dict) -> str:
     return "\n\n".join(lines)
 
 
-def _split_rule(facts: dict) -> str:
+def _split_rule(facts: dict, training: dict) -> str:
     rule = SPLIT_RULES.get(facts.get("split"))
     if rule is None:
         return "Split: not recorded."
     at = {name: moment(facts.get(f"{name}_start"), facts.get("time", "seconds")) for name in ("validation", "test")}
-    return f"Split `{facts['split']}`: {rule.format(**at)}. No training window crosses into validation or test."
+    rule = f"Split `{facts['split']}`: {rule.format(**at)}. "
+    if training.get("refit_steps"):
+        return (
+            f"{rule}Everything was chosen on validation; then the model trained on with the validation events, so that "
+            "figures on that split would be those of seen events. No training window crosses into test."
+        )
+    return f"{rule}No training window crosses into validation or test."
 
 
 def _positive(facts: dict) -> str:

@@ -129,6 +129,13 @@ def save_checkpoint(
     return directory
 
 
+def training_facts(directory: str | Path) -> dict:
+    """How a checkpoint was trained, `{}` where it does not say."""
+    file = Path(directory) / FACTS_FILE
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return known.get("training") or {}
+
+
 def update_results(directory: str | Path, config, results: dict) -> None:
     """Puts other results into a checkpoint: `results.json`, and its card rendered anew."""
     directory = Path(directory)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.inspect import suggest_horizons
+from ..data.log import TEST
 from ..evaluation.predict import ModelPredictor
 from ..evaluation.predictions import SharePredictor, load_predictions
 from ..evaluation.protocol import evaluate
 from ..evaluation.report import write_results
-from .export import load_checkpoint, update_results
+from ..recommendation.log_tensors import LogTensors
+from .export import load_checkpoint, training_facts, update_results
 
 
 if TYPE_CHECKING:
     from ..data.log import InterestLog
 
+
+logger = logging.getLogger(__name__)
 
 CACHE_FOLDER = "cache"  # where fine-tuning keeps text vectors
 
@@ -50,8 +55,14 @@ def evaluate_checkpoint(
     local = Path(model).is_dir()
     network, processor, _ = load_checkpoint(model)
     config = network.config
+    refitted = local and bool(training_facts(model).get("refit_steps"))
+    if refitted and split == "validation":
+        logger.warning("%s: trained on the validation events at last; figures on them are those of seen events", model)
     cache = Path(model) / CACHE_FOLDER
-    predictor = ModelPredictor(network, processor, log, cache_dir=cache if cache.is_dir() else None)
+    # `leave-last`: what a model was trained on last, its popularity knows too
+    allowed = log.split < TEST if refitted and split == "test" and log.facts["split"] == "leave-last" else None
+    tensors = LogTensors(log, network, processor, allowed, cache_dir=cache if cache.is_dir() else None)
+    predictor = ModelPredictor(network, processor, log, tensors=tensors)
     results = evaluate(
         log,
         predictor,
