@@ -11,7 +11,14 @@ from scipy.stats import dirichlet_multinomial, nbinom
 from transformers import BertConfig
 
 from interest_lm import InterestConfig, InterestModel
-from interest_lm.modeling_interest import FEW_WEIGHTS, FusedSoftmaxLoss, group_log_softmax
+from interest_lm.modeling_interest import (
+    FEW_WEIGHTS,
+    FusedSoftmaxLoss,
+    InterestBuckets,
+    InterestDropout,
+    attend,
+    group_log_softmax,
+)
 from interest_lm.taxonomy_interest import DomainTree
 
 
@@ -304,3 +311,38 @@ def test_ahead_loss_recounts_the_following_windows(seed, unit):
                 events += len(inside) ** 0.5
     found = head.ahead_loss(states, times, history, segments, nodes, weights).detach()
     torch.testing.assert_close(found, loss / events, atol=1e-4, rtol=1e-4)
+
+
+def test_bucket_biases_and_their_gradient_are_those_of_an_embedding():
+    torch.manual_seed(0)
+    table, buckets = InterestBuckets(6, 2), torch.randint(6, (3, 5, 7), dtype=torch.int32)
+    weights = torch.randn(3, 2, 5, 7)
+    expected = torch.nn.functional.embedding(buckets, table.weight).movedim(-1, 1)
+    (gradient,) = torch.autograd.grad((expected * weights).sum(), table.weight)
+    found = table(buckets)
+    torch.testing.assert_close(found, expected)
+    (found * weights).sum().backward()
+    torch.testing.assert_close(table.weight.grad, gradient)
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_attention_with_a_bias_that_several_queries_share(learnt):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(3, 2, length, 4, dtype=torch.float64) for length in (6, 5, 5))
+    bias = torch.randn(3, 1, 2, 1, 5, dtype=torch.float64)
+    bias[:, :, :, :, 3] = -torch.inf
+    bias.requires_grad_(learnt)
+    full = bias.expand(3, 1, 2, 3, 5).flatten(2, 3)
+    expected = torch.softmax(query @ key.mT / 2 + full, -1) @ value
+    for implementation in ("sdpa", "eager"):
+        torch.testing.assert_close(attend(query, key, value, bias, implementation), expected)
+        torch.testing.assert_close(attend(query, key, value, full, implementation), expected)
+
+
+@pytest.mark.parametrize(("chance", "expected"), [(0.0, 0.0), (0.25, 0.25), (0.1, 26 / 256), (0.9999, 255 / 256)])
+def test_dropout_keeps_the_mean(chance, expected):
+    torch.manual_seed(0)
+    dropped = InterestDropout(chance)(torch.ones(400, 301))
+    assert abs(float((dropped == 0).double().mean()) - expected) < 0.005
+    assert abs(float(dropped.mean()) - 1) < (0.2 if chance > 0.9 else 0.01)
+    assert torch.equal(InterestDropout(chance).eval()(torch.ones(3, 3)), torch.ones(3, 3))

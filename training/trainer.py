@@ -336,6 +336,7 @@ class InterestTrainer(Trainer):
                 ],
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
+                fused=True,
             )
         return self.optimizer
 
