@@ -13,7 +13,7 @@ import torch
 from test_data_recipes_mind import random_mind
 from test_training_run import arguments, data  # noqa: F401  (a fixture)
 
-from interest_lm.data.log import TEST, VALIDATION, InterestLog
+from interest_lm.data.log import TEST, TRAIN, VALIDATION, InterestLog
 from interest_lm.data.prepare import prepare
 from interest_lm.publishing.card import render_card
 from interest_lm.publishing.measure import evaluate_checkpoint
@@ -106,12 +106,18 @@ def test_evaluate_knows_what_the_run_knew_and_says_what_was_trained_on(tiny_bert
 def test_without_a_refit_no_matrix_knows_validation(data, tiny_bert, tmp_path, monkeypatch, share):  # noqa: F811
     seen, original = [], blend.Matrices.fit
 
-    def fit(self, relation, last_split, **setting):
-        seen.append(last_split)
-        return original(self, relation, last_split, **setting)
+    def fit(self, relation, **setting):
+        seen.append((int((self.log.split == TRAIN).sum()), int((self.item_ids >= 0).sum())))
+        return original(self, relation, **setting)
 
     monkeypatch.setattr(blend.Matrices, "fit", fit)
-    monkeypatch.setattr(blend, "WEIGHTS", (0.0,) * 8)
+    monkeypatch.setattr(blend, "WEIGHTS", (0.001,) * 8)
     monkeypatch.setattr(blend, "mean_ndcg", lambda *_: len(seen) / 1000)  # everything tried is better than before
     run.train(arguments(data, tmp_path / "out", tiny_bert, refit_share=share))
-    assert (VALIDATION in seen) == (share > 0)
+    log = InterestLog.load(data)
+    train = log.split == TRAIN
+    expected = {(int(train.sum()), len(np.unique(log.item[train])))}
+    if share:  # the matrices of the finished model know what validation saw first
+        known = log.split < TEST
+        expected.add((int(known.sum()), len(np.unique(log.item[known]))))
+    assert set(seen) == expected

@@ -9,13 +9,16 @@ import scipy.linalg
 import scipy.sparse as sp
 import torch
 
-from ..data.log import TRAIN, VALIDATION, InterestLog
+from ..data.log import TRAIN, InterestLog
 from ..evaluation.cases import take
 from ..evaluation.predict import ModelPredictor
 from ..evaluation.ranking import mean_ndcg
+from ..modeling_interest import RELATIONS, InterestModel
+from ..recommendation.log_tensors import LogTensors
 from .validation import Validation
 
 
+SETTINGS = ("penalty", "repeat", "history_decay", "half_life")  # what a matrix is fitted with
 PENALTIES = {"transitions": (100.0, 300.0), "ease": (50.0, 200.0, 800.0)}
 REPEATS = (0.0, 0.1, 0.3, 1.0, 3.0)  # EASE's weight of an item on itself, where people come back
 HISTORY_DECAYS = (0.5, 0.7)  # of the histories that transitions are fitted on
@@ -153,10 +156,14 @@ class Matrices:
     num_items: int
     keep: int
 
-    def fit(self, relation: str, last_split: int, *, tuning: bool = False, **setting) -> tuple[np.ndarray, np.ndarray]:
-        """Columns and values `(I, keep)` of a relation; `tuning` takes the most common items only."""
+    def fit(
+        self, relation: str, *, tuning: bool = False, penalty: float, repeat: float = 0.0, history_decay: float = 0.0,
+        half_life: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Columns and values `(I, keep)` of a relation from the log's training events; `tuning` takes the most common items
+        only."""
         log = self.log
-        chosen = np.flatnonzero((log.split <= last_split) & (log.item >= 0))
+        chosen = np.flatnonzero((log.split == TRAIN) & (log.item >= 0))
         chosen = chosen[self.item_ids[log.item[chosen]] >= 0]
         user, item = log.user[chosen], self.item_ids[log.item[chosen]]
         most = min(TUNING_ITEMS, MAX_ITEMS[relation]) if tuning else MAX_ITEMS[relation]
@@ -164,19 +171,19 @@ class Matrices:
             matrix = sp.csr_matrix((np.ones(len(user)), (user, item)), shape=(log.num_users, self.num_items))
             matrix.data[:] = 1.0
             matrix = matrix[np.flatnonzero(np.diff(matrix.indptr))]
-            index, strength = ease_neighbours(matrix, setting["penalty"], self.keep, most)
+            index, strength = ease_neighbours(matrix, penalty, self.keep, most)
             # EASE has no diagonal: what coming back is worth takes the place of the weakest entry
-            index[:, -1], strength[:, -1] = np.arange(self.num_items), setting["repeat"]
+            index[:, -1], strength[:, -1] = np.arange(self.num_items), repeat
             return index, strength
         weight = None
-        if setting["half_life"] is not None:
+        if half_life is not None:
             time = log.timestamp[chosen]
             span = max(int(time.max() - time.min()), 1)
-            weight = 0.5 ** ((time.max() - time) / (setting["half_life"] * span))
+            weight = 0.5 ** ((time.max() - time) / (half_life * span))
             weight *= len(weight) / weight.sum()
         return transition_neighbours(
             user, item, self.num_items, self.keep,
-            penalty=setting["penalty"], decay=setting["history_decay"], weight=weight, max_items=most,
+            penalty=penalty, decay=history_decay, weight=weight, max_items=most,
         )  # fmt: skip
 
 
@@ -191,12 +198,29 @@ class Fixed:
         return self.scores[[self.row[int(number)] for number in cases.event[rows]]]
 
 
-def fit_blend(
-    predictor: ModelPredictor, validation: Validation, refit: bool = True, max_bytes: int = 2**29
-) -> dict | None:
-    """Fills the model's neighbours; what they are fitted with, their decays, floors and weights are chosen by NDCG@10 on
-    validation, one relation after the other. With `refit` the matrices are then fitted anew on training and validation events
-    together; without it nothing but these settings knows the validation events.
+def fill_neighbours(model: InterestModel, relation: str, table: tuple[np.ndarray, np.ndarray]) -> None:
+    """Puts columns and values `(I, keep)` of a relation into the model."""
+    number, neighbours = RELATIONS.index(relation), model.neighbours
+    for target, values in zip((neighbours.index, neighbours.strength), table, strict=True):
+        target[number].copy_(torch.from_numpy(values).to(target.device))
+
+
+def refit_blend(model: InterestModel, tensors: LogTensors, report: dict | None) -> None:
+    """Fits the relations that [`fit_blend`] chose anew, on the training events of another log: validation's among them, with
+    the items that it saw first."""
+    for relation in RELATIONS:
+        chosen = (report or {}).get(relation) or {"weight": 0.0}
+        if chosen["weight"]:
+            setting = {name: chosen[name] for name in SETTINGS if name in chosen}
+            matrices = Matrices(
+                tensors.log, tensors.item_ids.numpy(), model.config.num_items, model.config.num_neighbours
+            )
+            fill_neighbours(model, relation, matrices.fit(relation, **setting))
+
+
+def fit_blend(predictor: ModelPredictor, validation: Validation, max_bytes: int = 2**29) -> dict | None:
+    """Fills the model's neighbours from the training events; what they are fitted with, their decays, floors and weights are
+    chosen by NDCG@10 on validation, one relation after the other.
 
     Returns:
         The settings with `ndcg@10` before and after, or `None` for a model without neighbours or a log without validation.
@@ -208,7 +232,7 @@ def fit_blend(
     most = max(1, max_bytes // (8 * log.num_items))
     if len(cases.user) > most:
         cases = take(cases, np.sort(np.random.default_rng(0).permutation(len(cases.user))[:most]))
-    neighbours, device = model.neighbours, model.device
+    neighbours = model.neighbours
     item_ids = predictor.tensors.item_ids.numpy()
     matrices = Matrices(log, item_ids, model.config.num_items, model.config.num_neighbours)
     histories = cases.histories
@@ -261,7 +285,7 @@ def fit_blend(
         base, reached = base + best.pop("added", np.float32(0)), best["ndcg@10"]
         report["popularity"] = best
     times = log.facts["time"] == "seconds"
-    for number, relation in enumerate(("transitions", "ease")):
+    for number, relation in enumerate(RELATIONS):
         settings = [{"penalty": penalty} for penalty in PENALTIES[relation]]
         if relation == "ease":
             repeats = REPEATS[:1] if validation.filtered else REPEATS
@@ -277,7 +301,7 @@ def fit_blend(
             (
                 best_of(
                     base,
-                    matrices.fit(relation, TRAIN, tuning=True, **setting),
+                    matrices.fit(relation, tuning=True, **setting),
                     DECAYS[relation][1:4:2],
                     FLOORS[:1],
                     WEIGHTS[1::3],
@@ -287,15 +311,14 @@ def fit_blend(
             for place, setting in enumerate(settings)
         ]
         setting = settings[max(tried)[1]]
-        best = best_of(base, matrices.fit(relation, TRAIN, **setting), DECAYS[relation], FLOORS, WEIGHTS)
+        table = matrices.fit(relation, **setting)
+        best = best_of(base, table, DECAYS[relation], FLOORS, WEIGHTS)
         if best["ndcg@10"] <= reached:
             report[relation] = {"weight": 0.0}
             continue
         base, reached = base + np.float32(best["weight"]) * best.pop("logs"), best["ndcg@10"]
         report[relation] = setting | best
-        index, strength = matrices.fit(relation, VALIDATION if refit else TRAIN, **setting)
-        neighbours.index[number].copy_(torch.from_numpy(index).to(device))
-        neighbours.strength[number].copy_(torch.from_numpy(strength).to(device))
+        fill_neighbours(model, relation, table)
         for name in ("weight", "decay", "floor"):
             getattr(neighbours, name)[number] = best[name]
     return report | {"ndcg@10": reached}

@@ -22,7 +22,7 @@ from ..publishing.export import item_catalogue, save_checkpoint
 from ..recommendation.log_tensors import LogTensors
 from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
-from .blend import fit_blend
+from .blend import fit_blend, refit_blend
 from .derive import config_for, fill_population, known_items
 from .prior import fit_prior
 from .refit import refit, with_validation
@@ -257,12 +257,14 @@ def train(
     # before the adapter is saved: the linear neighbours are among its `modules_to_save`
     predictor = ModelPredictor(model, processor, log, tensors=tensors)
     fits = validation.fold is not None and not interrupted
-    training["blend"] = fit_blend(predictor, validation, refit=args.refit_share > 0) if fits else None
+    training["blend"] = fit_blend(predictor, validation) if fits else None
     training["refit_steps"] = 0
     if args.refit_share and fits:
         training["refit_steps"] = refit(trainer, args.max_minutes * args.refit_share, stop)
         interrupted = training["interrupted"] = stop.caught is not None
         tensors = builder.tensors
+        if training["refit_steps"]:
+            refit_blend(model, tensors, training["blend"])
         if live:
             tensors.refresh(model)
     training["minutes"] = round(budget.elapsed / 60, 2)
