@@ -27,15 +27,15 @@ def small_log(tmp_path_factory) -> InterestLog:
     return InterestLog.load(folder)
 
 
-def make(log: InterestLog, backbone, **more) -> tuple[LogTensors, PackedRows, BatchBuilder]:
+def make(log: InterestLog, backbone, length: int = LENGTH, **more) -> tuple[LogTensors, PackedRows, BatchBuilder]:
     items = known_items(log)
     model = InterestModel.from_text_pretrained(
-        str(backbone), num_items=len(items), hidden_size=16, max_history=LENGTH, **config_for(log)
+        str(backbone), num_items=len(items), hidden_size=16, max_history=length, **config_for(log)
     )
     processor = InterestProcessor.from_model(model, AutoTokenizer.from_pretrained(backbone), items)
     texts = torch.zeros(2000, 32)  # what the texts say is not the point here
     tensors = LogTensors(log, model, processor, texts=texts, progress=False)
-    rows = PackedRows(tensors, LENGTH, seed=5)
+    rows = PackedRows(tensors, length, seed=5)
     return tensors, rows, BatchBuilder(tensors, rows, seed=5, **more)
 
 
@@ -131,16 +131,27 @@ def test_cut_labels_are_the_windows_after_the_cut(small_log, tiny_bert):
         assert batch["history_events"][cut] == first - own[0]
 
 
-def test_half_hidden_histories_add_up(small_log, tiny_bert):
-    _, rows, builder = make(small_log, tiny_bert, cuts=1, completions=1.0)
+@pytest.mark.parametrize("cuts", [1, 4])
+def test_half_hidden_histories_add_up(small_log, tiny_bert, cuts):
+    """Several stand in a row, each a segment of its own: what its query sees, and what is hidden from it."""
+    _, rows, builder = make(small_log, tiny_bert, 16 if cuts == 1 else 100, cuts=cuts, completions=1.0)
     batch = builder([rows[row] for row in range(6)])
     known = torch.isfinite(batch["completion_counts"][:, 0])
-    assert known.sum() == 6
+    assert 6 <= known.sum() <= 6 * cuts and (cuts == 1) == (known.sum() == 6)
+    row, position = batch["cut_rows"][known], batch["cut_positions"][known]
+    assert row.min() == 6 and not batch["future_mask"][known].any()
+    segments, events = batch["segment_ids"][row], batch["history"][row] != -1
+    same = (segments == segments.gather(1, position[:, None])) & events
+    # the query stands at its segment's last event, and no event is left without a query
+    assert (same.nonzero()[:, 1].new_zeros(len(row)).scatter_reduce(
+        0, same.nonzero()[:, 0], same.nonzero()[:, 1], "amax") == position).all()  # fmt: skip
+    assert same.sum() == (batch["history"][6:] != -1).sum()
+    times = batch["history_times"][row]
+    assert (times.masked_fill(~same, 0).amax(1) <= batch["query_times"][known]).all()
     top = torch.from_numpy(small_log.tree.depth == 0)
     hidden = batch["completion_counts"][known][:, top].sum(1)
-    shown = (batch["history"][batch["cut_rows"][known]] != -1).sum(1) + batch["history_events"][known]
+    shown = same.sum(1) + batch["history_events"][known]
     assert ((shown - hidden).abs() <= 1).all() and (hidden > 0).all()
-    assert not batch["future_mask"][known].any()
 
 
 def test_large_catalogues_are_sampled_with_their_chances(small_log, tiny_bert):

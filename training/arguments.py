@@ -40,6 +40,14 @@ class InterestTrainingArguments(TrainingArguments):
     use_domain_view: bool = field(
         default=True, metadata={"help": "Domains are read through layers of their own, at twice the time per step."}
     )
+    use_positions: bool = field(default=True, metadata={"help": "Attention knows the order of events."})
+    use_time_bias: bool = field(default=True, metadata={"help": "Attention knows the time between events."})
+    ranking_loss: str = field(default="softmax", metadata={"help": "softmax or gbce."})
+    gbce_calibration: float = field(default=0.75, metadata={"help": "t of gBCE."})
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "Share of the next item's label that all items get."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Where the learned temperature of scores starts."})
     max_history: int = field(default=200, metadata={"help": "Events that the encoder sees; slots of a packed row."})
     max_text_tokens: int = field(default=48, metadata={"help": "Tokens per text."})
     horizons: list[float] | None = field(default=None, metadata={"help": "Forecast horizons; default: from the log."})
@@ -62,9 +70,12 @@ class InterestTrainingArguments(TrainingArguments):
     impressions_per_row: int = field(
         default=4, metadata={"help": "Impressions per packed row, where the log says what was shown; 0: none."}
     )
-    completions_per_row: float = field(default=0.25, metadata={"help": "Half-hidden histories per packed row."})
+    completions_per_row: float = field(
+        default=0.25, metadata={"help": "Rows of half-hidden histories per packed row."}
+    )
     sampled_items: int = field(default=4096, metadata={"help": "Items per step where the catalogue is large."})
     full_softmax_items: int = field(default=6000, metadata={"help": "Largest catalogue ranked whole in every step."})
+    log_q: bool = field(default=True, metadata={"help": "Sampled items are corrected by their chance to be sampled."})
     prior_steps: int = field(default=120, metadata={"help": "Steps that fit the statistical prior before training."})
     lora_rank: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
     lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the LoRA matrices."})

@@ -89,10 +89,11 @@ class BatchBuilder:
         tensors ([`LogTensors`]): the log.
         rows ([`PackedRows`]): where rows come from.
         cuts (`int`): queries per row for future, intensity and next item after a pause; 0 switches them off.
-        completions (`float`): half-hidden histories per packed row; 0 switches them off.
+        completions (`float`): rows filled with half-hidden histories per packed row; 0 switches them off.
         query_rows (`int`): packed rows of a batch that both are made for; the others only rank.
         sampled_items (`int`): size of the item table where the catalogue is larger than `full_softmax_items`.
         full_softmax_items (`int`): largest catalogue that every step ranks whole.
+        log_q (`bool`): correct a sampled table's items by their chance to be in it.
         impressions (`int`): impressions per row, as queries at their time with what was shown; where the log has any.
         live_texts (`int`): texts that the text tower encodes anew in a batch (LoRA and the like); the others are cached.
         live_every (`int`): one batch in so many, on average, has any.
@@ -110,6 +111,7 @@ class BatchBuilder:
     live_every: int = 1
     seed: int = 0
     impressions: int = 4
+    log_q: bool = True
 
     def __post_init__(self):
         log = self.tensors.log
@@ -157,7 +159,7 @@ class BatchBuilder:
         half = self._half_hidden(random, round(queried * self.completions)) if self.domains else None
         if half is not None:
             events = np.concatenate([events, half["events"]])
-            segments = np.concatenate([segments, np.zeros_like(half["events"])])
+            segments = np.concatenate([segments, half["segments"]])
             targets = np.concatenate([targets, np.full_like(half["events"], -1)])
         batch = self.tensors.histories(events)
         batch["segment_ids"] = torch.from_numpy(segments)
@@ -272,35 +274,48 @@ class BatchBuilder:
         return np.where(more, self.log.timestamp[np.where(more, event + 1, 0)], end)
 
     def _half_hidden(self, random, count: int) -> dict[str, np.ndarray] | None:
-        """Histories of which a random half is hidden: what is seen, and the hidden counts."""
+        """`count` rows of histories of which a random half is hidden, as many as fit: what is seen, and the hidden counts."""
         if not count:
             return None
-        first, last = self.rows.first, self.rows.last
-        users = random.choice(self.rows.users, count)
-        stop = first[users] + 2 + (random.random(count) * (last[users] - first[users] - 1)).astype(np.int64)
-        stop = np.minimum(stop, last[users])
-        events = np.full((count, self.rows.length), -1, dtype=np.int64)
-        older, hidden = (np.zeros((count, len(self.log.tree)), np.float32) for _ in range(2))
-        older_events = np.zeros(count, np.float32)
-        for row in range(count):
-            order = random.permutation(np.arange(first[users[row]], stop[row]))
+        length, most = self.rows.length, max(self.cuts, 1)
+        events = np.full((count, length), -1, dtype=np.int64)
+        segments = np.zeros_like(events)
+        filled, pieces = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        found = []
+        for user in random.choice(self.rows.users, count * most).tolist():
+            first, last = self.rows.first[user], self.rows.last[user]
+            stop = min(first + 2 + int(random.random() * (last - first - 1)), last)
+            order = random.permutation(np.arange(first, stop))
             seen, unseen = np.sort(order[len(order) // 2 :]), order[: len(order) // 2]
-            kept = seen[-self.rows.length :]
-            events[row, : len(kept)] = kept
-            older_events[row] = len(seen) - len(kept)
-            for target, part in ((older, seen[: -len(kept)]), (hidden, unseen)):
+            kept = seen[-length:]
+            row = int(((filled + len(kept) <= length) & (pieces < most)).argmax())
+            if filled[row] + len(kept) > length or pieces[row] == most:
+                break
+            place = slice(filled[row], filled[row] + len(kept))
+            events[row, place], segments[row, place] = kept, pieces[row]
+            filled[row], pieces[row] = place.stop, pieces[row] + 1
+            found.append((row, place.stop - 1, user, stop, seen[: -len(kept)], unseen))
+        rows, position, users, stops, before, unseen = (list(values) for values in zip(*found, strict=True))
+        users, stop = np.array(users), np.array(stops)
+        older, hidden = (np.zeros((len(users), len(self.log.tree)), np.float32) for _ in range(2))
+        for target, parts in ((older, before), (hidden, unseen)):
+            for number, part in enumerate(parts):
                 items = self.log.item[part]
-                target[row] = np.asarray(self.log.item_nodes[items[items >= 0]].sum(0))[0]
+                target[number] = np.asarray(self.log.item_nodes[items[items >= 0]].sum(0))[0]
+        # what is left of a row is no part of the last history
+        segments[events < 0] = -1
         pause = self._next_time(stop - 1, users) - self.log.timestamp[stop - 1]
-        moment = self.log.timestamp[stop - 1] + (random.random(count) * np.maximum(pause, 1)).astype(np.int64)
+        moment = self.log.timestamp[stop - 1] + (random.random(len(users)) * np.maximum(pause, 1)).astype(np.int64)
         return {
             "events": events,
+            "segments": segments,
+            "row": np.array(rows),
             "user": users,
             "time": moment,
             "older": older,
             "hidden": hidden,
-            "older_events": older_events,
-            "position": (events >= 0).sum(1) - 1,
+            "older_events": np.array([len(part) for part in before], np.float32),
+            "position": np.array(position),
         }
 
     def _queries(self, cuts, half, packed: int) -> dict[str, torch.Tensor]:
@@ -308,7 +323,7 @@ class BatchBuilder:
         fields = {name: [cuts[name]] for name in ("row", "position", "time", "user")}
         first_event = [log.offsets[cuts["user"]]]
         if half is not None:
-            fields["row"].append(packed + np.arange(len(half["user"])))
+            fields["row"].append(packed + half["row"])
             for name in ("position", "time", "user"):
                 fields[name].append(half[name])
             first_event.append(log.offsets[half["user"]])
@@ -361,11 +376,12 @@ class BatchBuilder:
             extra = max(self.sampled_items - len(present), self.sampled_items // 4)
             drawn = random.choice(self.catalogue, extra, p=self.sample_chance)
             table = np.union1d(present, drawn)
-            number = np.count_nonzero(targets >= 0)
-            stays_out = number * np.log1p(-self.event_chance) + extra * np.log1p(-self.sample_chance)
-            inclusion = np.zeros(self.log.num_items)
-            inclusion[self.catalogue] = np.log(-np.expm1(np.minimum(stays_out, -1e-12)))
-            batch["ranking_log_inclusion"] = torch.from_numpy(inclusion[table].astype(np.float32))
+            if self.log_q:
+                number = np.count_nonzero(targets >= 0)
+                stays_out = number * np.log1p(-self.event_chance) + extra * np.log1p(-self.sample_chance)
+                inclusion = np.zeros(self.log.num_items)
+                inclusion[self.catalogue] = np.log(-np.expm1(np.minimum(stays_out, -1e-12)))
+                batch["ranking_log_inclusion"] = torch.from_numpy(inclusion[table].astype(np.float32))
         if "candidates" in batch:
             # shown items beside the table are no alternatives of the next item: as if their chance were infinite
             shown = np.setdiff1d(batch["candidates"].numpy(), np.append(table, -1))
