@@ -25,16 +25,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .taxonomy_interest import DomainTree
 
 
-TASK_WEIGHTS = {  # default lambda of every task
-    "ranking": 1.0,
-    "ahead": 0.3,
-    "overall": 1.0,
-    "completion": 1.0,
-    "future": 1.0,
-    "intensity": 1.0,
-    "rating": 1.0,
-}
-TASKS = tuple(TASK_WEIGHTS)
+TASKS = ("ranking", "ahead", "overall", "completion", "future", "intensity", "rating")
 
 
 def plain_value_errors(config_class):
@@ -97,6 +88,8 @@ class InterestConfig(PreTrainedConfig):
             Events that the encoder sees; older ones travel as `history_counts`.
         time_unit (`str`, *optional*, defaults to `"seconds"`):
             `"seconds"` since 1970, or `"order"` where timestamps are positions.
+        use_positions (`bool`, *optional*, defaults to `True`):
+            Attention knows the order of events by rotary positions.
         use_time_bias (`bool`, *optional*, defaults to `True`):
             Attention is biased by log-bucketed time gaps.
         num_time_buckets (`int`, *optional*, defaults to 32):
@@ -149,9 +142,18 @@ class InterestConfig(PreTrainedConfig):
             read the states that ranking reads.
         use_domain_fusion (`bool`, *optional*, defaults to `True`):
             Ranking sees the forecast: `y = u + gate * sum f_d v_d`.
+        ranking_loss (`str`, *optional*, defaults to `"softmax"`):
+            `"softmax"` over the item table, or `"gbce"`, binary cross-entropy of every item (Petrov & Macdonald 2023).
+        gbce_calibration (`float`, *optional*, defaults to 0.75):
+            t of gBCE, 0 to 1: how far the weight of positives makes up for the sampling of negatives.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of the next item's label that is spread evenly over the item table (softmax only).
+        temperature (`float`, *optional*, defaults to 1.0):
+            Where the learned temperature of the ranking scores starts, usually .05 to 1.
         task_weights (`dict[str, float]`, *optional*):
-            Lambda per task; 0 switches one off. `ranking`, `overall`, `completion`, `future`, `intensity` and `rating` are 1,
-            `ahead` (every position foresees the domains of the windows behind it; teaches the domain head's states) is .3.
+            Lambda per task, of `ranking`, `ahead` (every position foresees the domains of the windows that follow it, which
+            teaches the states that the domain head reads), `overall`, `completion`, `future`, `intensity`, `rating`; 0 switches
+            one off.
         task_weighting (`str`, *optional*, defaults to `"fixed"`):
             `"fixed"`, or `"uncertainty"` (Kendall et al. 2018, eq. 10: learned log-variance per task).
 
@@ -197,6 +199,7 @@ class InterestConfig(PreTrainedConfig):
     rope_theta: float | int = 1000.0
     max_history: int = 200
     time_unit: Literal["seconds", "order"] = "seconds"
+    use_positions: bool = True
     use_time_bias: bool = True
     num_time_buckets: int = 32
     use_place: bool = False
@@ -224,6 +227,10 @@ class InterestConfig(PreTrainedConfig):
     use_domain_residual: bool = True
     use_domain_view: bool = True
     use_domain_fusion: bool = True
+    ranking_loss: Literal["softmax", "gbce"] = "softmax"
+    gbce_calibration: float = 0.75
+    label_smoothing: float = 0.0
+    temperature: float = 1.0
     task_weights: dict[str, float | int] | None = None
     task_weighting: Literal["fixed", "uncertainty"] = "fixed"
 
@@ -240,7 +247,7 @@ class InterestConfig(PreTrainedConfig):
             self.half_lives_days = []
         if self.domains is not None:
             self.domains = DomainTree(self.domains).nodes
-        self.task_weights = TASK_WEIGHTS | (self.task_weights or {})
+        self.task_weights = dict.fromkeys(TASKS, 1.0) | (self.task_weights or {})
         try:
             super().__post_init__(**kwargs)
         except StrictDataclassError as error:
@@ -291,6 +298,14 @@ class InterestConfig(PreTrainedConfig):
         for name in ("num_items", "num_item_features", "num_neighbours"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, expected 0 or more")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` is {self.label_smoothing}, expected a number in [0, 1)")
+        if self.label_smoothing and self.ranking_loss != "softmax":
+            raise ValueError(f"`label_smoothing` is {self.label_smoothing}, expected 0 with `ranking_loss` gbce")
+        if not 0 <= self.gbce_calibration <= 1:
+            raise ValueError(f"`gbce_calibration` is {self.gbce_calibration}, expected a number in [0, 1]")
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` is {self.temperature}, expected a positive number")
         if not self.value_std > 0:
             raise ValueError(f"`value_std` is {self.value_std}, expected a positive number")
         for task, weight in (self.task_weights or {}).items():

@@ -240,18 +240,22 @@ def group_log_softmax(logits: torch.Tensor, group: torch.Tensor, num_groups: int
     return shifted - group_sum(shifted.exp(), group, num_groups).log().gather(-1, index)
 
 
-class FusedSoftmaxLoss(torch.autograd.Function):
-    """Mean cross-entropy of `queries @ items.T + bias` without ever holding all logits; gradients come from the forward.
+class FusedRankingLoss(torch.autograd.Function):
+    """Mean loss of the next item over `queries @ items.T + bias` without ever holding all logits; gradients come from the
+    forward.
 
-    With `log_inclusion`, the table is a sample: logits of all but the target are corrected by minus the log of the chance
-    that an item is in it (Bengio & Senecal 2008), an unbiased estimate of the partition sum. `extra (R, T)` is added to the
-    logits of the items in `extra_index (R, T)`.
+    Two objectives. Softmax cross-entropy: with `log_inclusion` the table is a sample, and logits of all but the target are
+    corrected by minus the log of the chance that an item is in it (Bengio & Senecal 2008), an unbiased estimate of the partition
+    sum; `smoothing` spreads that share of the target evenly over the table. gBCE, where `positive_weight` is given (Petrov &
+    Macdonald 2023, eq. 9): binary cross-entropy of the target, with that weight, and of every other item. `extra (R, T)` is
+    added to the logits of the items in `extra_index (R, T)`; an infinite `log_inclusion` takes an item out.
     """
 
     @staticmethod
     def forward(
-        ctx, queries, items, bias, bias_index, targets, log_inclusion, dtype, chunk, extra=None, extra_index=None
-    ):
+        ctx, queries, items, bias, bias_index, targets, log_inclusion, dtype, chunk, extra=None, extra_index=None,
+        smoothing=0.0, positive_weight=None,
+    ):  # fmt: skip
         rows = queries.shape[0]
         items_low = items.to(dtype)
         grad_queries = torch.empty_like(queries, dtype=torch.float32)
@@ -259,6 +263,12 @@ class FusedSoftmaxLoss(torch.autograd.Function):
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         grad_extra = None if extra is None else torch.empty_like(extra, dtype=torch.float32)
         loss = torch.zeros((), device=queries.device)
+        even = None
+        if smoothing:
+            even = torch.ones(len(items), device=queries.device) if log_inclusion is None else log_inclusion.isfinite()
+            even = even.float() * (smoothing / even.sum())
+        if positive_weight is not None and log_inclusion is not None:
+            log_inclusion = torch.where(log_inclusion.isposinf(), log_inclusion, 0.0)
         for start in range(0, rows, chunk):
             part = slice(start, start + chunk)
             query_low, target = queries[part].to(dtype), targets[part, None]
@@ -271,13 +281,23 @@ class FusedSoftmaxLoss(torch.autograd.Function):
                 own = logits.gather(1, target)
                 logits -= log_inclusion
                 logits.scatter_(1, target, own)
-            logits -= logits.amax(1, keepdim=True)
-            own = logits.gather(1, target)
-            probability = logits.exp_()
-            total = probability.sum(1, keepdim=True)
-            loss += (total.log() - own).sum()
-            probability /= total
-            probability.scatter_add_(1, target, torch.full_like(own, -1.0))
+            if positive_weight is not None:
+                own = logits.gather(1, target)
+                loss += F.softplus(logits).sum() - F.softplus(own).sum() + positive_weight * F.softplus(-own).sum()
+                probability = logits.sigmoid_()
+                probability.scatter_(1, target, positive_weight * (own.sigmoid() - 1))
+            else:
+                logits -= logits.amax(1, keepdim=True)
+                own = logits.gather(1, target)
+                if even is not None:
+                    loss -= (logits.nan_to_num(neginf=0.0) @ even).sum()
+                probability = logits.exp_()
+                total = probability.sum(1, keepdim=True)
+                loss += (total.log() - (1 - smoothing) * own).sum()
+                probability /= total
+                probability.scatter_add_(1, target, torch.full_like(own, smoothing - 1.0))
+                if even is not None:
+                    probability -= even
             if grad_bias is not None:
                 grad_bias.index_add_(0, bias_index[part], probability)
             if grad_extra is not None:
@@ -300,18 +320,8 @@ class FusedSoftmaxLoss(torch.autograd.Function):
         queries, items, bias, extra = ctx.saved_tensors
         bias = None if bias is None else grad_output * bias
         extra = None if extra is None else grad_output * extra
-        return (
-            (grad_output * queries).to(ctx.dtypes[0]),
-            (grad_output * items).to(ctx.dtypes[1]),
-            bias,
-            None,
-            None,
-            None,
-            None,
-            None,
-            extra,
-            None,
-        )
+        queries, items = (grad_output * queries).to(ctx.dtypes[0]), (grad_output * items).to(ctx.dtypes[1])
+        return queries, items, bias, None, None, None, None, None, extra, None, None, None
 
 
 def text_width(config: InterestConfig) -> int:
@@ -473,7 +483,8 @@ class InterestHistoryLayer(GradientCheckpointingLayer):
         normed = self.attention_norm(hidden_states)
         heads = self.query_key_value(normed).view(batch, length, 3, self.config.num_attention_heads, -1)
         heads = heads.permute(2, 0, 3, 1, 4)
-        (query, key), value = rotate(heads[:2], self.config.rope_theta), heads[2]
+        query_key, value = heads[:2], heads[2]
+        query, key = rotate(query_key, self.config.rope_theta) if self.config.use_positions else query_key
         mixed = attend(query, key, value, bias, self.config._attn_implementation)
         mixed = self.attention_out(mixed.transpose(1, 2).reshape(batch, length, size))
         hidden_states = self.attention_gate(hidden_states, normed, mixed)
@@ -1082,7 +1093,7 @@ class InterestPreTrainedModel(PreTrainedModel):
                 init.normal_(module.identity.weight, std=self.config.hidden_size**-0.5)
         elif isinstance(module, InterestRankingHead):
             init.normal_(module.direction.weight, std=self.config.hidden_size**-0.5)
-            init.zeros_(module.log_temperature)
+            init.constant_(module.log_temperature, math.log(self.config.temperature))
             init.zeros_(module.fusion_gate)
         elif isinstance(module, InterestIntensityHead):
             for parameter in (module.mixture, module.level, module.dispersion, module.gap):
@@ -1464,7 +1475,7 @@ class InterestModel(InterestPreTrainedModel):
                 history,
             )
         if cut_targets is not None:
-            first = self.softmax_loss(
+            first = self.next_item_loss(
                 query, items, bias, cut_feature_index, cut_targets, ranking_log_inclusion, repeats, history[cut_rows]
             )
             losses["ranking"] = losses["ranking"] + 0.1 * first if "ranking" in losses else first
@@ -1575,10 +1586,10 @@ class InterestModel(InterestPreTrainedModel):
         keys = (age >= 0) & (age < self.config.max_history) & (segments[:, :, None] == segments[:, None, :])
         return self.ranking_head.repeats(keys & (history >= 0)[:, None], age, same)
 
-    def softmax_loss(
+    def next_item_loss(
         self, query, items, bias, moments, targets, log_inclusion, repeats=None, history=None
     ) -> torch.Tensor:
-        """Mean cross-entropy of the next item over the item table, chunked."""
+        """Mean loss of the next item over the item table, chunked."""
         extra = extra_index = None
         if repeats is not None:
             wanted = (targets >= 0).nonzero(as_tuple=True)
@@ -1589,18 +1600,26 @@ class InterestModel(InterestPreTrainedModel):
             return query.sum() * 0 + items.sum() * 0
         if bias is not None:
             moments = torch.zeros_like(targets) if moments is None else moments[rows]
+        positive_weight = None
+        if self.config.ranking_loss == "gbce":
+            # with all items as negatives the weight is 1, whatever the calibration
+            sampled = min((len(items) - 1) / max(self.config.num_items - 1, 1), 1.0)
+            positive_weight = sampled * (self.config.gbce_calibration * (1 - 1 / sampled) + 1 / sampled)
         dtype = working_dtype(query.device.type)
         with torch.autocast(query.device.type, enabled=False):
-            return FusedSoftmaxLoss.apply(
-                query, items, bias, moments, targets, log_inclusion, dtype, 512, extra, extra_index
-            )
+            return FusedRankingLoss.apply(
+                query, items, bias, moments, targets, log_inclusion, dtype, 512, extra, extra_index,
+                self.config.label_smoothing, positive_weight,
+            )  # fmt: skip
 
     def position_losses(
         self, states, items, bias, moments, targets, log_inclusion, overall_labels, rating_labels, repeats, history
     ):
         """Losses at every position: next item, and whether and how much it was liked."""
         query = self.ranking_head.query(states)
-        losses = {"ranking": self.softmax_loss(query, items, bias, moments, targets, log_inclusion, repeats, history)}
+        losses = {
+            "ranking": self.next_item_loss(query, items, bias, moments, targets, log_inclusion, repeats, history)
+        }
         if overall_labels is None and rating_labels is None:
             return losses
         target = targets.clamp(min=0)

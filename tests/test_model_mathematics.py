@@ -13,7 +13,7 @@ from transformers import BertConfig
 from interest_lm import InterestConfig, InterestModel
 from interest_lm.modeling_interest import (
     FEW_WEIGHTS,
-    FusedSoftmaxLoss,
+    FusedRankingLoss,
     InterestBuckets,
     InterestDropout,
     attend,
@@ -204,12 +204,37 @@ def test_fused_softmax_equals_the_plain_one(seed, rows, items, chunk):
     index = torch.randint(0, 3, (rows,), generator=generator)
     target = torch.randint(0, items, (rows,), generator=generator)
     inputs = query, table, bias
-    loss = FusedSoftmaxLoss.apply(query, table, bias, index, target, None, torch.float32, chunk)
+    loss = FusedRankingLoss.apply(query, table, bias, index, target, None, torch.float32, chunk)
     gradients = torch.autograd.grad(2 * loss, inputs)
     plain = torch.nn.functional.cross_entropy(query @ table.T + bias[index], target)
     expected = torch.autograd.grad(2 * plain, inputs)
     torch.testing.assert_close(loss, plain)
     for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("taken_out", [False, True])
+@pytest.mark.parametrize(("smoothing", "weight"), [(0.1, None), (0.0, 0.4)])
+def test_other_objectives_equal_the_plain_ones(smoothing, weight, taken_out):
+    """Label smoothing and gBCE, with and without items that are no alternatives."""
+    generator = torch.Generator().manual_seed(0)
+    query, table = (torch.randn(rows, 8, generator=generator, requires_grad=True) for rows in (7, 12))
+    bias = torch.randn(2, 12, generator=generator, requires_grad=True)
+    index, target = torch.arange(7) % 2, torch.arange(7)
+    inclusion = torch.where(torch.arange(12) >= 9, torch.inf, 0.0) if taken_out else None
+    inputs = query, table, bias
+    loss = FusedRankingLoss.apply(
+        query, table, bias, index, target, inclusion, torch.float32, 3, None, None, smoothing, weight
+    )
+    logits = (query @ table.T + bias[index])[:, : 9 if taken_out else 12]
+    if weight is None:
+        plain = torch.nn.functional.cross_entropy(logits, target, label_smoothing=smoothing)
+    else:
+        label = torch.nn.functional.one_hot(target, logits.shape[1]).float()
+        weights = torch.where(label > 0, weight, 1.0)
+        plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, label, weights, reduction="sum") / 7
+    torch.testing.assert_close(loss, plain)
+    for one, other in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, inputs), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
@@ -225,7 +250,7 @@ def test_sampled_softmax_estimates_the_full_partition_sum():
         kept[7] = True
         rows = kept.nonzero()[:, 0]
         own = int((rows == 7).nonzero())
-        loss = FusedSoftmaxLoss.apply(
+        loss = FusedRankingLoss.apply(
             query, table[rows], None, None, torch.tensor([own]), chance[rows].log(), torch.float32, 8
         )
         sums.append(float((loss + (query @ table[7])).exp()))
@@ -263,7 +288,7 @@ def test_repeats_are_counted_once_per_item(seed):
             assert float(total[item]) == pytest.approx(expected, abs=1e-4)
     query, table = torch.randn(8, 5), torch.randn(4, 5)
     targets = torch.from_numpy(random.integers(0, 4, 8))
-    loss = FusedSoftmaxLoss.apply(
+    loss = FusedRankingLoss.apply(
         query, table, None, None, targets, None, torch.float32, 3, gains, history.expand(8, -1).contiguous()
     )
     plain_gain = torch.zeros(8, 4).scatter_add(1, history.expand(8, -1), gains)
