@@ -66,7 +66,7 @@ def run(output: Path, *, quick: bool, max_minutes: float | None, seed: int, over
         "prior_steps": 20 if quick else 80,
         "disable_tqdm": quick,
     }
-    arguments |= {"evaluations": 3, "max_eval_users": 400}
+    arguments |= {"evaluations": 2, "max_eval_users": 400}
     status = finetune([word for name, value in arguments.items() for word in (f"--{name}", str(value))])
     if status:
         raise SystemExit(status)

@@ -54,7 +54,7 @@ class InterestTrainingArguments(TrainingArguments):
     horizon_unit: str | None = field(default=None, metadata={"help": "days or events; default: from the log."})
     reference_horizon: float | None = field(default=None, metadata={"help": "W; default: the longest horizon."})
     task_weights: str | None = field(
-        default="future=6,completion=4,ahead=1.5",
+        default="future=6,completion=2,ahead=1.5",
         metadata={"help": "Lambdas as task=weight, comma-separated; 0 switches a task off."},
     )
     task_weighting: str = field(default="fixed", metadata={"help": "fixed or uncertainty."})
@@ -71,7 +71,7 @@ class InterestTrainingArguments(TrainingArguments):
         default=4, metadata={"help": "Impressions per packed row, where the log says what was shown; 0: none."}
     )
     completions_per_row: float = field(
-        default=0.25, metadata={"help": "Rows of half-hidden histories per packed row."}
+        default=0.125, metadata={"help": "Rows of half-hidden histories per packed row."}
     )
     sampled_items: int = field(default=4096, metadata={"help": "Items per step where the catalogue is large."})
     full_softmax_items: int = field(default=6000, metadata={"help": "Largest catalogue ranked whole in every step."})

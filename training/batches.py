@@ -89,7 +89,7 @@ class BatchBuilder:
         tensors ([`LogTensors`]): the log.
         rows ([`PackedRows`]): where rows come from.
         cuts (`int`): queries per row for future, intensity and next item after a pause; 0 switches them off.
-        completions (`float`): rows filled with half-hidden histories per packed row; 0 switches them off.
+        completions (`float`): rows filled with half-hidden histories per packed row, at least one; 0 switches them off.
         query_rows (`int`): packed rows of a batch that both are made for; the others only rank.
         sampled_items (`int`): size of the item table where the catalogue is larger than `full_softmax_items`.
         full_softmax_items (`int`): largest catalogue that every step ranks whole.
@@ -103,7 +103,7 @@ class BatchBuilder:
     tensors: LogTensors
     rows: PackedRows
     cuts: int = 4
-    completions: float = 0.25
+    completions: float = 0.125
     query_rows: int = 16
     sampled_items: int = 4096
     full_softmax_items: int = 6000
@@ -156,7 +156,8 @@ class BatchBuilder:
         following = np.where(has_next, following, 0)
         targets = np.where(has_next, self.log.item[following], -1)
         queried = min(packed, self.query_rows)
-        half = self._half_hidden(random, round(queried * self.completions)) if self.domains else None
+        hidden_rows = max(1, round(queried * self.completions)) if self.domains and self.completions else 0
+        half = self._half_hidden(random, hidden_rows)
         if half is not None:
             events = np.concatenate([events, half["events"]])
             segments = np.concatenate([segments, half["segments"]])

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import yaml
-from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .arguments import InterestTrainingArguments
 from .run import train
 
 
+RECIPES = Path(__file__).parent / "recipes"
+
+
 def read_recipe(argv: list[str]) -> tuple[list[str], dict]:
     """The other words, and what the YAML file among them says, `{}` without one.
+
+    A name that is no file may be one of the recipes in this folder's `recipes/`, such as `shop.yaml`.
 
     Raises:
         ValueError: an unreadable file or an unknown key.
@@ -27,8 +32,9 @@ def read_recipe(argv: list[str]) -> tuple[list[str], dict]:
     ]
     if positional:
         file = argv.pop(positional[0])
+        shipped = RECIPES / file
         try:
-            with open(file, encoding="utf-8") as stream:
+            with open(shipped if shipped.is_file() and not Path(file).exists() else file, encoding="utf-8") as stream:
                 defaults = yaml.safe_load(stream) or {}
         except (OSError, yaml.YAMLError) as error:
             raise ValueError(f"{file}: {error}".splitlines()[0]) from None
@@ -56,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     """Trains; one line and exit status 2 for input that cannot be used, 130 after an interruption."""
     try:
         outcome = train(parse(sys.argv[1:] if argv is None else argv))
-    except (ValueError, StrictDataclassError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"error: {str(error).strip().splitlines()[-1].strip()}", file=sys.stderr)
         return 2
     return 130 if outcome["training"]["interrupted"] else 0

@@ -38,7 +38,7 @@ def fit_prior(
     chosen = prior_parameters(model)
     if not chosen or steps <= 0:
         return []
-    builder = BatchBuilder(builder.tensors, rows, cuts=16, completions=1.0, seed=builder.seed + 1, impressions=0)
+    builder = BatchBuilder(builder.tensors, rows, cuts=16, completions=0.5, seed=builder.seed + 1, impressions=0)
     loader = DataLoader(rows, batch_size=min(rows_per_step, len(rows)), collate_fn=builder, drop_last=True)
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     for parameter in model.parameters():

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from transformers import TrainerCallback
 
@@ -89,10 +88,7 @@ def search(
     # a setting that cannot work ends here, and texts are encoded before any trial's clock runs
     with tempfile.TemporaryDirectory() as folder:
         args = arguments(recipe, Path(folder))
-    try:
-        LogTensors(log, *new_model(log, args), cache_dir=output / CACHE_FOLDER)
-    except StrictDataclassError as error:
-        raise ValueError(str(error).strip().splitlines()[-1].strip()) from None
+    LogTensors(log, *new_model(log, args), cache_dir=output / CACHE_FOLDER)
     output.mkdir(parents=True, exist_ok=True)
     with open(output / STUDY_FILE, "ab") as lock:
         try:
