@@ -57,7 +57,9 @@ GROUPS: dict[str, dict[str, dict]] = {
     },
     "items": {
         "text and id": NETWORK,
+        "text and id, text tower with LoRA": NETWORK | {"tuning": "lora"},
         "text alone": NETWORK | {"use_item_ids": False},
+        "text alone, text tower with LoRA": NETWORK | {"use_item_ids": False, "tuning": "lora"},
         "id alone": NETWORK | {"use_text": False},
         "text and id, no id dropped": NETWORK | {"item_id_dropout": 0.0},
         "text and id, .4 of the ids dropped": NETWORK | {"item_id_dropout": 0.4},

@@ -40,7 +40,7 @@ class ModelPredictor:
         self.tensors = tensors or LogTensors(log, model, processor, cache_dir=cache_dir, progress=progress)
 
     def forward(self, histories, time: np.ndarray, **inputs) -> InterestOutput:
-        """One pass over some cases; every tensor of the output has one row per case."""
+        """One pass over some cases; what the output says at queries has one row per case."""
         batch = self.tensors.items() | self.tensors.queries(histories, time, self.model.config.max_history) | inputs
         batch = {
             name: value.to(self.model.device) if isinstance(value, torch.Tensor) else value
@@ -74,8 +74,10 @@ class ModelPredictor:
         return ModelPredictor(self.model, self.processor, self.log, self.batch_size, tensors=tensors)
 
     def batches(self, cases):
-        """Slices of the cases, similar lengths together: `(rows, cases of these rows)`."""
-        order = np.argsort(cases.histories.lengths, kind="stable")
+        """Slices of the cases, similar lengths and cases of one user together: `(rows, cases of these rows)`."""
+        longest = np.zeros(self.log.num_users, dtype=np.int64)
+        np.maximum.at(longest, cases.user, cases.histories.lengths)
+        order = np.lexsort((cases.user, longest[cases.user]))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             yield rows, take(cases, rows)

@@ -131,7 +131,11 @@ class LogTensors:
         return batch
 
     def queries(self, histories, time: np.ndarray, max_history: int) -> dict[str, torch.Tensor]:
-        """Histories of Q cases (`index`, `offsets`, `items(log)`), one row each, with what is older as counts."""
+        """Histories of Q cases (`index`, `offsets`, `items(log)`), with what is older as counts.
+
+        Cases whose histories are beginnings of one and the same run of events are asked of one row, at their own positions: a
+        state never sees what comes later.
+        """
         log = self.log
         flat_items = histories.items(log)
         lengths = np.diff(histories.offsets)
@@ -142,8 +146,10 @@ class LogTensors:
         source = np.where(filled, (histories.offsets[1:] - kept)[:, None] + column, 0)
         events = np.where(filled, histories.index[source] if len(histories.index) else -1, -1)
         items = flat_items[source] if len(flat_items) else np.full_like(events, -1)
-        batch = self.histories(events, items)
         older = kept < lengths
+        rows, row_of = shared_rows(events, lengths, older | (histories.item is not None))
+        batch = self.histories(events[rows], items[rows])
+        batch |= {"cut_rows": torch.from_numpy(row_of), "cut_positions": torch.from_numpy(kept - 1)}
         first = (
             np.where(
                 lengths > 0, histories.index[np.minimum(histories.offsets[:-1], max(len(histories.index) - 1, 0))], 0
@@ -165,6 +171,19 @@ class LogTensors:
             batch["history_counts"] = torch.from_numpy(counts)
             batch["population_shares"] = torch.from_numpy(self.population.shares(time))
         return batch | self.popular(None, cut_feature_index=time)
+
+
+def shared_rows(events: np.ndarray, lengths: np.ndarray, alone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of Q rows of events `(Q, T)` are needed, and which of these each case reads: among runs of the log's events from one
+    event on, the longest holds the others. Cases that are `alone (Q,)` keep their own."""
+    first, last = events[:, 0], events[np.arange(len(events)), np.maximum(lengths, 1).clip(max=events.shape[1]) - 1]
+    own = alone | (lengths < 1) | (last - first != lengths - 1)
+    key = np.where(own, -1 - np.arange(len(events)), first)
+    order = np.lexsort((-lengths, key))
+    _, start, group = np.unique(key[order], return_index=True, return_inverse=True)
+    row_of = np.empty(len(events), dtype=np.int64)
+    row_of[order] = group
+    return order[start], row_of
 
 
 def check_domains(log: InterestLog, model: InterestModel) -> None:
