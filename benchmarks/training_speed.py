@@ -86,7 +86,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     for name in ("ranking only", "all tasks"):
         ranking = name == "ranking only"
-        builder = BatchBuilder(tensors, rows, cuts=0 if ranking else 4, completions=0.0 if ranking else 0.25)
+        builder = BatchBuilder(tensors, rows, cuts=0 if ranking else 4, completions=0.0 if ranking else 0.125)
         seconds, building = [], []
         for step in range(arguments.steps):
             started = time.perf_counter()
