@@ -11,12 +11,6 @@ from huggingface_hub import DatasetCard, DatasetCardData
 FACTS_KEY = "interest_lm"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
          (10_000_000, "1M<n<10M"))  # fmt: skip
-SPLIT_RULES = {
-    "global-time": "everything before {validation} trains, from there to {test} validates, from {test} on tests: no "
-    "training event is later than any test event",
-    "leave-last": "each user's last event tests, the one before validates, the rest trains; users with fewer than three "
-    "events only train",
-}
 LABELS = """Labels are not stored: they are computed at a cut time `t` between two distinct timestamps, from the history strictly before `t`.
 
 - **interest**: the long-run, undecayed share of each domain, pulled towards the population where there is little evidence.
@@ -96,11 +90,29 @@ def dataset_card(
     return DatasetCard(f"---\n{data.to_yaml(original_order=list(data.to_dict()))}\n---\n\n{_body(facts, columns)}")
 
 
+def split_rule(facts: dict) -> str | None:
+    """What the split rule of a dataset says, from its facts; None where they name none."""
+    time = facts.get("time", "seconds")
+    if facts.get("split") == "global-time":
+        validation, test = (moment(facts.get(f"{name}_start"), time) for name in ("validation", "test"))
+        return (
+            f"everything before {validation} trains, from there to {test} validates, from {test} on tests: no training event "
+            "is later than any test event"
+        )
+    if facts.get("split") != "leave-last":
+        return None
+    tested = facts.get("test_events") or 1
+    last = (
+        "each user's last event tests"
+        if tested == 1
+        else f"each user's last {tested} events test, at most a third of them, each asked with all before it known"
+    )
+    return f"{last}, the one before validates, the rest trains; users with fewer than three events only train"
+
+
 def _body(facts: dict, columns: dict[str, list[str]]) -> str:
     counts, time = facts["counts"], facts["time"]
-    rule = SPLIT_RULES[facts["split"]].format(
-        validation=moment(facts["validation_start"], time), test=moment(facts["test_start"], time)
-    )
+    rule = split_rule(facts)
     threshold = facts["value_threshold"]
     overall = (
         f"of {threshold} or more is positive"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..data.card import SPLIT_RULES, moment
+from ..data.card import split_rule
 from ..evaluation.report import to_json
 from .card_tables import (
     controls_table,
@@ -189,11 +189,10 @@ def _data(facts: dict) -> str:
 
 
 def _split_rule(facts: dict, training: dict) -> str:
-    rule = SPLIT_RULES.get(facts.get("split"))
+    rule = split_rule(facts)
     if rule is None:
         return "Split: not recorded."
-    at = {name: moment(facts.get(f"{name}_start"), facts.get("time", "seconds")) for name in ("validation", "test")}
-    rule = f"Split `{facts['split']}`: {rule.format(**at)}. "
+    rule = f"Split `{facts['split']}`: {rule}. "
     if training.get("refit_steps"):
         return (
             f"{rule}Everything was chosen on validation; then the model trained on with the validation events, so that "

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interest_lm.data.card import read_facts
+from interest_lm.data.card import read_facts, split_rule
 from interest_lm.data.inspect import detect_recipe, inspect_log, inspect_path, print_inspection, suggest_horizons
 from interest_lm.data.log import TRAIN, InterestLog
 from interest_lm.data.prepare import find_files, prepare, write_dataset
@@ -364,3 +364,19 @@ def test_horizons_fit_into_validation_and_test(tmp_path):
     assert log.facts["test_start"] + reference * DAY <= log.facts["end"]
     log = InterestLog.load(write_dataset(events, items, tmp_path / "last", split="leave-last", quiet=True))
     assert suggest_horizons(log) == ([1.0, 5.0, 10.0], "events", 10.0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"split": "leave-last"}, "each user's last event tests, the one before"),
+        ({"split": "leave-last", "test_events": 5}, "last 5 events test, at most a third of them"),
+        (
+            {"split": "global-time", "validation_start": 0, "test_start": 86400},
+            "from 1970-01-02 00:00:00 UTC on tests",
+        ),
+    ],
+)
+def test_the_split_rule_says_how_many_events_test(facts, expected):
+    assert expected in split_rule(facts)
+    assert split_rule({}) is None
