@@ -70,6 +70,8 @@ class InterestConfig(PreTrainedConfig):
             Item vectors see the text. Without it only ids speak (an ablation).
         hidden_size (`int`, *optional*, defaults to 128):
             Interest width D.
+        encoder (`str`, *optional*, defaults to `"transformer"`):
+            What reads the history: `"transformer"`, or `"gru"` or `"lstm"` fed the same time gaps.
         num_hidden_layers (`int`, *optional*, defaults to 2):
             Layers of the history encoder.
         num_attention_heads (`int`, *optional*, defaults to 2):
@@ -91,7 +93,7 @@ class InterestConfig(PreTrainedConfig):
         use_positions (`bool`, *optional*, defaults to `True`):
             Attention knows the order of events by rotary positions.
         use_time_bias (`bool`, *optional*, defaults to `True`):
-            Attention is biased by log-bucketed time gaps.
+            Attention is biased by log-bucketed time gaps; recurrent encoders are fed the gap to the last event.
         num_time_buckets (`int`, *optional*, defaults to 32):
             Buckets of that bias.
         use_place (`bool`, *optional*, defaults to `False`):
@@ -190,6 +192,7 @@ class InterestConfig(PreTrainedConfig):
     normalize_text: bool = True
     use_text: bool = True
     hidden_size: int = 128
+    encoder: Literal["transformer", "gru", "lstm"] = "transformer"
     num_hidden_layers: int = 2
     num_attention_heads: int = 2
     intermediate_size: int = 256

@@ -526,11 +526,46 @@ class InterestHistoryEncoder(nn.Module):
         self.layers = nn.ModuleList(InterestHistoryLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = InterestRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, events: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Event vectors `(B, T, D)` and an attention bias `(B, 1 or heads, T, T)` to event states."""
+    def forward(self, events: torch.Tensor, bias: torch.Tensor, times, segments) -> torch.Tensor:
+        """Event vectors `(B, T, D)` and an attention bias `(B, 1 or heads, T, T)`, which holds what times `(B, T)` and segments
+        `(B, T)` say, to event states."""
         for layer in self.layers:
             events = layer(events, bias)
         return self.norm(events)
+
+
+class InterestRecurrentEncoder(nn.Module):
+    """Event states from a GRU or an LSTM that is fed the time since the person's last event, in place of attention."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        size, layers = config.hidden_size, config.num_hidden_layers
+        self.time_unit = SECONDS_PER_DAY if config.time_unit == "seconds" else 1.0
+        self.gap = InterestZeroLinear(2, size) if config.use_time_bias else None
+        recurrent = nn.GRU if config.encoder == "gru" else nn.LSTM
+        dropout = config.hidden_dropout if layers > 1 else 0.0
+        self.recurrent = recurrent(size, size, layers, batch_first=True, dropout=dropout)
+        self.norm = InterestRMSNorm(size, config.rms_norm_eps)
+
+    def forward(self, events: torch.Tensor, bias, times: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+        """Event vectors `(B, T, D)`, times and segments `(B, T)` to event states; every segment starts from nothing."""
+        index = torch.arange(events.shape[1], device=events.device)
+        starts = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
+        number = starts.flatten().cumsum(0).view(starts.shape) - 1
+        place = index - torch.where(starts, index, 0).cummax(1).values
+        fed = events
+        if self.gap is not None:
+            gap = (times - times.roll(1, 1)).clamp(min=0).float() / self.time_unit * ~starts
+            fed = events + self.gap(torch.stack([gap.log1p(), (gap * 24).log1p()], -1)).float()
+        together = fed.new_zeros(int(number.max()) + 1, int(place.max()) + 1, fed.shape[-1])
+        together[number, place] = fed
+        with torch.autocast(events.device.type, enabled=False):
+            states, _ = self.recurrent(together)
+        return self.norm(events + states[number, place])
+
+
+def history_encoder(config: InterestConfig) -> nn.Module:
+    return InterestHistoryEncoder(config) if config.encoder == "transformer" else InterestRecurrentEncoder(config)
 
 
 class InterestQueryLayer(nn.Module):
@@ -604,7 +639,7 @@ class InterestDomainView(nn.Module):
     def __init__(self, config: InterestConfig):
         super().__init__()
         self.domain_events = InterestEventEncoder(config)
-        self.domain_history = InterestHistoryEncoder(config)
+        self.domain_history = history_encoder(config)
         self.domain_query = InterestQueryLayer(config)
         for module in self.modules():  # there is little to learn by heart
             if isinstance(module, nn.Dropout):
@@ -1111,6 +1146,9 @@ class InterestPreTrainedModel(PreTrainedModel):
             init.ones_(module.decay)
             init.constant_(module.floor, 0.001)
             init.zeros_(module.popularity)
+        elif isinstance(module, (nn.GRU, nn.LSTM)):
+            for parameter in module.parameters():
+                init.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
         elif isinstance(module, InterestTaskBalance):
             init.zeros_(module.log_variance)
         elif isinstance(module, nn.Linear):
@@ -1139,8 +1177,8 @@ class InterestModel(InterestPreTrainedModel):
             self.text_model.pooler = None
         self.item_tower = InterestItemTower(config)
         self.event_encoder = InterestEventEncoder(config)
-        self.history_bias = InterestHistoryBias(config)
-        self.history_encoder = InterestHistoryEncoder(config)
+        self.history_bias = InterestHistoryBias(config) if config.encoder == "transformer" else None
+        self.history_encoder = history_encoder(config)
         self.query_layer = InterestQueryLayer(config)
         self.domain_head = InterestDomainHead(config) if config.domains else None
         self.domain_view = InterestDomainView(config) if config.domains and config.use_domain_view else None
@@ -1365,21 +1403,24 @@ class InterestModel(InterestPreTrainedModel):
         if cut_rows is None:
             cut_rows = torch.arange(batch, device=history.device)
         facts = history, history_text, history_values, history_actions, history_places
-        bias = self.history_bias(history_times, history_places, valid, segment_ids)
+        bias = None
+        if self.history_bias is not None:
+            bias = self.history_bias(history_times, history_places, valid, segment_ids)
+        sequence = bias, history_times, segment_ids
         view = self.domain_view
         ranked = torch.ones(batch, dtype=torch.bool, device=history.device)
         if ranking_targets is not None and candidates is None and not rank_items and view is not None:
             ranked = (ranking_targets >= 0).any(1)
             if cut_targets is not None:
                 ranked = ranked.index_fill(0, cut_rows[cut_targets >= 0], True)
-        states = read_rows(ranked, self.event_encoder, self.history_encoder, items, texts, facts, bias)
+        states = read_rows(ranked, self.event_encoder, self.history_encoder, items, texts, facts, sequence)
         domain_states = None
         if view is not None and self.domain_head is not None:
             if item_domains is None or item_domain_weights is None:
                 raise ValueError("`item_domains` and `item_domain_weights` are needed: the model has domains")
             asked = torch.zeros_like(ranked).index_fill(0, cut_rows, True)
             table = view.items(self.domain_head.node_vectors(), item_domains, item_domain_weights)
-            domain_states = read_rows(asked, view.domain_events, view.domain_history, table, texts, facts, bias)
+            domain_states = read_rows(asked, view.domain_events, view.domain_history, table, texts, facts, sequence)
 
         if cut_positions is None:
             cut_positions = (valid * (positions + 1)).amax(1)[cut_rows] - 1
@@ -1703,14 +1744,14 @@ class InterestModel(InterestPreTrainedModel):
         return total
 
 
-def read_rows(rows, event_encoder, history_encoder, table, texts, facts, bias) -> torch.Tensor:
-    """Event states `(B, T, D)` of the rows that somebody needs `(B,)`, zeros elsewhere."""
+def read_rows(rows, event_encoder, encoder, table, texts, facts, sequence) -> torch.Tensor:
+    """Event states `(B, T, D)` of the rows that somebody needs `(B,)`, zeros elsewhere; `sequence` is bias, times, segments."""
     if not rows.any():  # one all the same, so that no process waits for its gradient
         rows = torch.arange(len(rows), device=rows.device) == 0
     if rows.all():
-        return history_encoder(event_encoder(table, texts, *facts), bias)
+        return encoder(event_encoder(table, texts, *facts), *sequence)
     events = event_encoder(table, texts, *(None if fact is None else fact[rows] for fact in facts))
-    states = history_encoder(events, bias[rows])
+    states = encoder(events, *(None if part is None else part[rows] for part in sequence))
     return states.new_zeros(len(rows), *states.shape[1:]).index_put((rows,), states)
 
 

@@ -52,6 +52,8 @@ GROUPS: dict[str, dict[str, dict]] = {
         "position": NETWORK | {"use_time_bias": False},
         "time": NETWORK | {"use_positions": False},
         "neither": NETWORK | {"use_positions": False, "use_time_bias": False},
+        "GRU": NETWORK | {"encoder": "gru"},
+        "LSTM": NETWORK | {"encoder": "lstm"},
         "4 layers": NETWORK | {"num_hidden_layers": 4},
         "8 layers": NETWORK | {"num_hidden_layers": 8},
     },

@@ -28,6 +28,7 @@ class InterestTrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "Time budget in minutes for texts, training and validation; 0: none."}
     )
     hidden_size: int = field(default=128, metadata={"help": "Interest width D."})
+    encoder: str = field(default="transformer", metadata={"help": "What reads the history: transformer, gru or lstm."})
     num_hidden_layers: int = field(default=2, metadata={"help": "Layers of the history encoder."})
     num_attention_heads: int = field(default=2, metadata={"help": "Heads of the history encoder."})
     intermediate_size: int = field(default=256, metadata={"help": "Width of its SwiGLU."})

@@ -65,6 +65,7 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
         items += [item for item in known_items(with_validation(log)) if item not in known]
     for name in (
         "hidden_size",
+        "encoder",
         "num_hidden_layers",
         "num_attention_heads",
         "intermediate_size",
