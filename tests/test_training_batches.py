@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -166,3 +167,43 @@ def test_a_log_without_pairs_is_refused(small_log, tiny_bert):
     log = replace(small_log, split=np.full_like(small_log.split, 2))
     with pytest.raises(ValueError, match="two training events"):
         make(log, tiny_bert)
+
+
+def test_cuts_are_not_drawn_by_what_comes_after_them(tiny_bert):
+    """Where everybody does things at one constant rate, the windows after cuts hold as many as the rate says."""
+    random, days, rate = np.random.default_rng(0), 300, 0.3
+    start, day = 1_600_000_000, 86400
+    counts = random.poisson(rate * days, 150)
+    times = np.concatenate([np.sort(random.random(count)) for count in counts]) * days * day
+    events = pd.DataFrame(
+        {"user_id": np.repeat(np.arange(150), counts).astype(str), "timestamp": times.astype(int) + start}
+    )
+    events["item_id"] = random.integers(6, size=len(events)).astype(str)
+    limit = start + 290 * day
+    events["split"] = np.where(events["timestamp"] < limit, "train", "test")
+    items = pd.DataFrame(
+        {"item_id": [str(n) for n in range(6)], "title": "thing", "categories": [[[f"c{n}"]] for n in range(6)]}
+    )
+    facts = {
+        "split": "global-time",
+        "time": "seconds",
+        "validation_start": limit,
+        "test_start": limit,
+        "end": start + days * day,
+    }
+    log = InterestLog.from_frames(events, items, facts)
+    tensors, rows, builder = make(log, tiny_bert, 120, cuts=40, completions=0)
+    found, steps = np.zeros((2, len(tensors.config.horizons))), len(rows) // 20
+    for step in range(steps):
+        batch = builder([rows[row] for row in range(20 * step, 20 * step + 20)])
+        mask = batch["future_mask"].numpy()
+        found += [(batch["intensity_counts"].numpy() * mask).sum(0), mask.sum(0)]
+    assert found[1].min() > 1500
+    expected = rate * np.array(tensors.config.horizons)
+    np.testing.assert_allclose(found[0] / found[1], expected, rtol=0.07)
+
+
+def test_half_lives_follow_the_span_of_training(small_log):
+    times = small_log.timestamp[small_log.split == 0]
+    span = (times.max() - times.min()) / 86400
+    assert config_for(small_log)["half_lives_days"] == pytest.approx([span / 100, span / 25, span / 6])

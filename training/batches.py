@@ -195,34 +195,39 @@ class BatchBuilder:
                 batch[name] = torch.from_numpy(labels)
 
     def _cuts(self, random, events, segments, user) -> dict[str, np.ndarray]:
-        """Rows, positions and moments of the queries. Four fifths fall at any moment, the rest right after an event."""
-        count = len(events) * self.cuts
-        row = np.repeat(np.arange(len(events)), self.cuts)
-        column = random.integers(events.shape[1], size=count)
+        """Rows, positions and moments of the queries, none of which is drawn by what happens after it: four fifths fall at
+        any moment, as often as the person has done things until then, the rest within a day of an event."""
+        dated = self.limit_time is not None and self.config.horizon_unit == "days"
+        each = round(self.cuts * (1.6 if dated else 1))  # some of the dated ones are dropped below
+        row = np.repeat(np.arange(len(events)), each)
+        column = random.integers(events.shape[1], size=len(row))
         keep = events[row, column] >= 0
         row, column = row[keep], column[keep]
         time = self.log.timestamp
         same = (segments[row] == segments[row, column][:, None]) & (events[row] >= 0)
-        if self.limit_time is not None and self.config.horizon_unit == "days":
+        if dated:
             index = np.arange(events.shape[1])
             start = np.where(same, index, events.shape[1]).min(1)
             stop = np.where(same, index, -1).max(1)
             after = self._next_time(events[row, stop], user[row, column])
             latest = np.minimum(after, self.limit_time - round(self.config.horizons[0] * 86400))
             earliest = time[events[row, start]] + 1
-            # later moments more often: people are asked about when their history is long
-            part = np.sqrt(random.random(len(row)))
-            moment = earliest + (part * np.maximum(latest - earliest, 1)).astype(np.int64)
+            moment = earliest + (random.random(len(row)) * np.maximum(latest - earliest, 1)).astype(np.int64)
+            # a moment within the pause to the next event would know that there is one: the delay is drawn before it is looked up
+            soon = time[events[row, column]] + 1 + (86400 ** random.random(len(row))).astype(np.int64)
             anywhere = (random.random(len(row)) < 0.8) & (latest > earliest)
-            last_before = (same & (time[np.maximum(events[row], 0)] < moment[:, None])).sum(1) + start - 1
-            column = np.where(anywhere, last_before, column)
+            moment = np.where(anywhere, moment, np.minimum(soon, np.maximum(after, time[events[row, stop]] + 1)))
+            # who will do much must not be asked more often than who did: what was drawn has to be an event of the past
+            past = time[events[row, column]] < moment
+            column = (same & (time[np.maximum(events[row], 0)] < moment[:, None])).sum(1) + start - 1
+            here = time[events[row, column]]
+            following = self._next_time(events[row, column], user[row, column])
+            here = np.where(past, here, moment)
         else:
-            anywhere, moment = np.zeros(len(row), dtype=bool), np.zeros(len(row), dtype=np.int64)
-        here = time[events[row, column]]
-        following = self._next_time(events[row, column], user[row, column])
-        pause = np.maximum(following - here - 1, 0)
-        soon = here + 1 + (random.random(len(row)) * pause).astype(np.int64)
-        moment = np.where(anywhere, moment, soon)
+            here = time[events[row, column]]
+            following = self._next_time(events[row, column], user[row, column])
+            pause = np.maximum(following - here - 1, 0)
+            moment = here + 1 + (random.random(len(row)) * pause).astype(np.int64)
         # between two distinct timestamps: the history is everything strictly before the moment
         keep = (moment > here) & (moment <= np.maximum(following, here + 1)) & (following > here)
         return {

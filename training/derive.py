@@ -30,7 +30,7 @@ def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None
         if len(values) and values.std() > 0:
             settings |= {"use_values": True, "value_mean": float(values.mean()), "value_std": float(values.std())}
     if log.facts["time"] == "seconds":
-        span = max(log.timestamp[train].max(initial=0) - log.timestamp[train].min(initial=0), 1) / 86400
+        span = max(int(np.ptp(log.timestamp[train])), 1) / 86400 if train.any() else 1 / 86400
         settings["half_lives_days"] = list(half_life_days or (span / 100, span / 25, span / 6))
     return settings
 
