@@ -144,7 +144,7 @@ def _body(facts: dict, columns: dict[str, list[str]]) -> str:
         )
     return f"""# {facts["name"]}
 
-A log of what people did, as an interest dataset for [InterestLM](https://pypi.org/project/interest-lm/). Made with
+A log of what people did, as an interest dataset for InterestLM (`interest-lm`). Made with
 `interest-lm prepare {facts["recipe"]}` from {facts["source"] or "tables in memory"}. Licence of the source: {facts["licence"]}.
 
 ```python

@@ -30,9 +30,10 @@ class PredictionError(ValueError):
 def template(
     log: InterestLog, path: str | Path, *, split: str = "test", max_users: int | None = None, seed: int = 0
 ) -> Path:
-    """Writes what is asked: one row per ranking case, `user_id` and `at` (time of the last event that may be used).
+    """Writes what is asked: one row per ranking case, `user_id`, `at` (time of the last event that may be used) and `history` (how
+    many of the user's first events may be used).
 
-    Lists are answered with the same `user_id` and `at` and with `item_id` and `score` (larger is better) or `rank` (1 is best).
+    Lists are answered with the same `user_id`, `at` and `history` and with `item_id` and `score` (larger is better) or `rank` (1 is best).
 
     Raises:
         ValueError: an unknown split, or the folder does not exist.
@@ -143,8 +144,9 @@ class ListPredictor:
     """Top lists: items that are not in a list are not found, and a case without a list finds nothing.
 
     Args:
-        frame (`pd.DataFrame`): `user_id`, `item_id`, `score` (larger is better) or `rank` (1 is best), and `at` where a user
-            is asked at several times (without it, one list answers all of a user's cases).
+        frame (`pd.DataFrame`): `user_id`, `item_id`, `score` (larger is better) or `rank` (1 is best), and where a user is asked
+            several times `at`, `history` or both (see [`template`]; events of one time differ in `history` alone). Without
+            them one list answers all of a user's cases.
         log (`InterestLog`): whose ids they are.
         path (`str`): for error messages.
 
@@ -156,24 +158,21 @@ class ListPredictor:
         user = _positions(frame, "user_id", log.user_ids, path, "user")
         item = _positions(frame, "item_id", log.item_ids, path, "item")
         score = _numbers(frame, "score", path) if "score" in frame else -_numbers(frame, "rank", path, 1.0)
-        columns = ["user_id", "item_id"]
-        at = np.zeros(len(frame), dtype=np.int64)
-        self.with_time = "at" in frame
-        if self.with_time:
-            at = _numbers(frame, "at", path).astype(np.int64)
-            columns.insert(1, "at")
-        _unique([user, at, item], frame, columns, path)
+        self.told_by = [column for column in ("at", "history") if column in frame]
+        keys = [user, *(_numbers(frame, column, path).astype(np.int64) for column in self.told_by)]
+        _unique([*keys, item], frame, ["user_id", *self.told_by, "item_id"], path)
         self.num_items = log.num_items
-        order = np.lexsort((at, user))
+        order = np.lexsort(keys[::-1])
         self.item, self.score = item[order], score[order]
-        lists = pd.MultiIndex.from_arrays([user[order], at[order]])
+        lists = pd.MultiIndex.from_arrays([key[order] for key in (*keys, np.zeros_like(user))])
         first = np.flatnonzero(~lists.duplicated())
         self.lists, self.start = lists[first], np.r_[first, len(order)]
 
     def rank(self, cases: RankingCases, rows: slice) -> np.ndarray:
         """`(n, I)` float64 scores, minus infinity where a list does not have the item."""
-        user, time = cases.user[rows], cases.time[rows]
-        asked = pd.MultiIndex.from_arrays([user, time if self.with_time else np.zeros_like(time)])
+        user = cases.user[rows]
+        known = {"at": cases.time[rows], "history": cases.histories.lengths[rows]}
+        asked = pd.MultiIndex.from_arrays([user, *(known[name] for name in self.told_by), np.zeros_like(user)])
         found = self.lists.get_indexer(asked)
         scores = np.full((len(user), self.num_items), -np.inf)
         for row in np.flatnonzero(found >= 0):

@@ -21,6 +21,7 @@ from interest_lm.evaluation.folds import fold
 from interest_lm.evaluation.predict import ModelPredictor
 from interest_lm.evaluation.predictions import forecast_template, load_predictions, template
 from interest_lm.evaluation.protocol import BASELINES, GROUPS, evaluate
+from interest_lm.evaluation.ranking import mean_ndcg
 from interest_lm.evaluation.report import print_table, to_json, write_results
 
 
@@ -289,6 +290,20 @@ def test_lists_from_a_file_are_measured_like_a_model(log, tmp_path):
     answer.iloc[:3].to_parquet(tmp_path / "few.parquet")
     few = evaluate(log, load_predictions(tmp_path / "few.parquet", log), **WINDOWS, **QUIET, baselines=["popularity"])
     assert 0 < few["ranking"]["unfiltered"]["hit_rate@5"] < 0.2
+
+
+def test_events_of_one_time_have_lists_of_their_own(log, tmp_path):
+    """`history` tells cases apart that share user and time."""
+    last = np.repeat(log.offsets[1:], np.diff(log.offsets)) - np.arange(log.num_events)
+    facts = log.facts | {"split": "leave-last", "validation_start": None, "test_start": None}
+    log = replace(log, timestamp=0 * log.timestamp, split=np.where(last <= 3, 2, 0).astype(np.int8), facts=facts)
+    cases = ranking_cases(log, fold(log, "test"))
+    columns = {"user_id": log.user_ids[cases.user], "at": cases.time, "history": cases.histories.lengths}
+    answer = pd.DataFrame(columns | {"item_id": log.item_ids[cases.target], "rank": 1})
+    assert answer.duplicated(["user_id", "at"]).any() and not answer.duplicated(["user_id", "history"]).any()
+    answer.to_parquet(tmp_path / "lists.parquet")
+    predictor = load_predictions(tmp_path / "lists.parquet", log)
+    assert mean_ndcg(log, cases, predictor, filtered=False) == 1.0
 
 
 def test_forecasts_from_a_file_are_measured_like_a_model(log, tmp_path):
