@@ -79,7 +79,8 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
         sources |= {f"interest_lm/{folder}/{file.name}" for file in (ROOT / folder).glob("*.py")}
     assert modules == sources
     other = {name for name in wheel.namelist() if not name.endswith(".py") and ".dist-info/" not in name}
-    assert other == {"interest_lm/py.typed", "interest_lm/model_cards/template.md"}
+    recipes = {f"interest_lm/training/recipes/{file.name}" for file in (ROOT / "training" / "recipes").glob("*.yaml")}
+    assert recipes and other == {"interest_lm/py.typed", "interest_lm/model_cards/template.md"} | recipes
 
 
 def test_wheel_tells_what_it_is(wheel):

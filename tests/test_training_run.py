@@ -208,6 +208,15 @@ def test_an_existing_folder_is_kept(data, tiny_bert, tmp_path, capsys):
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("recipe", sorted(path.name for path in finetune.RECIPES.glob("*.yaml")))
+def test_recipes_are_found_by_name_and_readable(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = finetune.parse([recipe, "--output_dir", "out"])
+    assert args.max_minutes > 0 and args.output_dir == "out"
+    (tmp_path / recipe).write_text("max_minutes: 3\n")  # a file of one's own comes first
+    assert finetune.parse([recipe]).max_minutes == 3
+
+
 def test_yaml_first_then_flags(tmp_path, tiny_bert):
     (tmp_path / "recipe.yaml").write_text("tuning: frozen\nlearning_rate: 0.01\nhorizons: [1, 5]\n")
     args = finetune.parse([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path), "--learning_rate", "0.02"])
