@@ -15,7 +15,7 @@ from interest_lm.data.log import InterestLog
 from interest_lm.data.prepare import prepare
 from interest_lm.recommendation.log_tensors import LogTensors
 from interest_lm.training.batches import BatchBuilder, PackedRows
-from interest_lm.training.derive import config_for, known_items
+from interest_lm.training.derive import config_for, known_items, usual_dropout
 
 
 LENGTH = 16
@@ -207,3 +207,11 @@ def test_half_lives_follow_the_span_of_training(small_log):
     times = small_log.timestamp[small_log.split == 0]
     span = (times.max() - times.min()) / 86400
     assert config_for(small_log)["half_lives_days"] == pytest.approx([span / 100, span / 25, span / 6])
+
+
+@pytest.mark.parametrize(("each", "expected"), [(1, 0.5), (3, 0.5), (6, 0.35), (12, 0.2), (50, 0.2)])
+def test_dropout_is_larger_where_little_is_known_of_each_item(small_log, each, expected):
+    item = np.full(small_log.num_events, -1, dtype=np.int32)
+    train = np.flatnonzero(small_log.split == 0)[: 10 * each]
+    item[train] = np.arange(len(train)) % 10
+    assert usual_dropout(replace(small_log, item=item)) == expected

@@ -19,7 +19,7 @@ from interest_lm.data.log import SPLITS, InterestLog
 from interest_lm.data.prepare import prepare
 from interest_lm.training import finetune, run
 from interest_lm.training import search as searching
-from interest_lm.training.search_recipe import DEFAULTS, dials, fixed_values
+from interest_lm.training.search_recipe import DEFAULTS, dials, fixed_values, usual_values
 
 
 FREE = {"learning_rate", "hidden_dropout", "item_id_dropout", "num_hidden_layers"}
@@ -87,10 +87,11 @@ def states(study) -> list[str]:
     return [trial.state.name for trial in study.trials]
 
 
-def test_the_best_recipe_is_one_that_finetune_takes(finished, flags, tmp_path):
+def test_the_best_recipe_is_one_that_finetune_takes(finished, flags, data, tmp_path):
     folder, study = finished
     assert states(study) == ["COMPLETE", "COMPLETE"]
-    assert study.trials[0].params == {name: DEFAULTS[name] for name in FREE}
+    usual = usual_values(InterestLog.load(data))
+    assert study.trials[0].params == {name: usual[name] for name in FREE}
     assert study.trials[1].params != study.trials[0].params
     args = finetune.parse([str(folder / "best.yaml"), "--output_dir", str(tmp_path)])
     for name, value in study.best_trial.params.items():
@@ -161,7 +162,8 @@ def test_dials_follow_the_log_and_the_recipe(data):
     assert set(log.split) == {0, 1}
     space = dials(log, {})
     assert set(space) == FREE | {"hidden_size", "max_history"}
-    assert all(space[name]._contains(space[name].to_internal_repr(DEFAULTS[name])) for name in space)
+    usual = usual_values(log)
+    assert all(space[name]._contains(space[name].to_internal_repr(usual[name])) for name in space)
     assert 400 not in space["max_history"].choices
     assert space["hidden_size"].choices == (64, 128, 192)
     assert "item_id_dropout" not in dials(log, {"use_item_ids": False})

@@ -32,7 +32,10 @@ class InterestTrainingArguments(TrainingArguments):
     num_hidden_layers: int = field(default=2, metadata={"help": "Layers of the history encoder."})
     num_attention_heads: int = field(default=2, metadata={"help": "Heads of the history encoder."})
     intermediate_size: int = field(default=256, metadata={"help": "Width of its SwiGLU."})
-    hidden_dropout: float = field(default=0.2, metadata={"help": "Dropout on events and residual branches."})
+    hidden_dropout: float | None = field(
+        default=None,
+        metadata={"help": "Dropout on events and residual branches; default: .2 to .5, more for few events per item."},
+    )
     item_id_dropout: float = field(
         default=0.1, metadata={"help": "Share of items without their own vector in a batch."}
     )

@@ -42,6 +42,14 @@ def known_items(log: InterestLog, min_events: int = 1) -> list[str]:
     return [str(item_id) for item_id in log.item_ids[order[counts[order] >= min_events]]]
 
 
+def usual_dropout(log: InterestLog) -> float:
+    """Dropout by the training events per item: .5 where there are three or fewer, .2 from twelve on, linear in the logarithm
+    between. Where little is known of each item, what somebody took next is soon learnt by heart."""
+    item = log.item[(log.split == TRAIN) & (log.item >= 0)]
+    each = len(item) / max(len(np.unique(item)), 1)
+    return round(float(np.interp(np.log(max(each, 1.0)), np.log([3.0, 12.0]), [0.5, 0.2])), 2)
+
+
 def fill_population(model: InterestModel, tensors: LogTensors) -> None:
     """Puts what everybody did before the end of training into the model."""
     log = tensors.log

@@ -23,7 +23,7 @@ from ..recommendation.log_tensors import LogTensors
 from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
 from .blend import fit_blend, refit_blend
-from .derive import config_for, fill_population, known_items
+from .derive import config_for, fill_population, known_items, usual_dropout
 from .prior import fit_prior
 from .refit import refit, with_validation
 from .trainer import EarlyStop, InterestTrainer, StopOnSignal, TimeBudget, WeightAverage, said_by_first
@@ -83,6 +83,8 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
         "task_weighting",
     ):
         settings[name] = getattr(args, name)
+    if args.hidden_dropout is None:
+        settings["hidden_dropout"] = usual_dropout(log)
     settings["task_weights"] = args.lambdas()
     settings["num_neighbours"] = min(args.num_neighbours, max(len(items) - 1, 0))
     model = InterestModel.from_text_pretrained(args.backbone, num_items=len(items), **settings)

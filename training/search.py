@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from ..data.log import SPLITS, TAXONOMY_FILE, VALIDATION, InterestLog
 from ..recommendation.log_tensors import LogTensors
 from .run import new_model, train
-from .search_recipe import CACHE_FOLDER, DEFAULTS, arguments, dials, fixed_values
+from .search_recipe import CACHE_FOLDER, arguments, dials, fixed_values, usual_values
 from .search_report import FIGURES, TRIALS_FILE, complete_trials, describe, print_best, write_outputs
 
 
@@ -102,8 +102,9 @@ def search(
             repeat(study, trial, trial.user_attrs.get("attempt", 1) + 1)
         for folder in output.glob("trial-*"):
             shutil.rmtree(folder)
+        usual = {name: value for name, value in usual_values(log).items() if name in space}
         if not study.trials:
-            study.enqueue_trial({name: DEFAULTS[name] for name in space})
+            study.enqueue_trial(usual)
         ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
         console, interrupted, begun = Console(stderr=True, highlight=False), False, 0
         while (done := count_done(study)) < trials and not interrupted:
@@ -125,7 +126,7 @@ def search(
                 write_outputs(study, recipe, output)
             console.print(describe(study.trials[trial.number]))
     if ranked := complete_trials(study):
-        print_best(ranked, list(space))
+        print_best(ranked, usual)
     if interrupted:
         raise KeyboardInterrupt
     if not ranked:

@@ -12,6 +12,7 @@ from transformers import HfArgumentParser
 
 from ..data.log import InterestLog
 from .arguments import InterestTrainingArguments
+from .derive import usual_dropout
 from .finetune import parse, read_recipe
 
 
@@ -47,6 +48,11 @@ def dials(log: InterestLog, recipe: dict) -> dict[str, BaseDistribution]:
     }
     idle = set() if recipe.get("use_item_ids", True) else {"item_id_dropout"}
     return {name: distribution for name, distribution in space.items() if name not in idle | set(recipe)}
+
+
+def usual_values(log: InterestLog) -> dict:
+    """What every argument is where nobody says otherwise, on this log."""
+    return DEFAULTS | {"hidden_dropout": usual_dropout(log)}
 
 
 def fixed_values(argv: list[str]) -> dict:

@@ -10,7 +10,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from .search_recipe import DEFAULTS, write_recipe
+from .search_recipe import write_recipe
 
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def describe(trial: optuna.trial.FrozenTrial) -> str:
     return f"trial {trial.number}: " + ", ".join([*shown, *filter(None, [trial.user_attrs.get("note")])])
 
 
-def print_best(ranked: list[optuna.trial.FrozenTrial], names: list[str]) -> None:
-    """A table of the best five trials beside the defaults, a column each."""
+def print_best(ranked: list[optuna.trial.FrozenTrial], usual: dict) -> None:
+    """A table of the best five trials beside the `usual` values of what was searched, a column each."""
     shown = [(f"trial {trial.number}", trial) for trial in ranked[:5]]
-    defaults = [trial for trial in ranked if all(trial.params[name] == DEFAULTS[name] for name in names)]
+    defaults = [trial for trial in ranked if trial.params == usual]
     shown = [("defaults", trial) for trial in defaults[:1]] + shown
     table = Table("", box=SIMPLE, title="the defaults and the best trials, on validation", title_justify="left")
     for title, _ in shown:
@@ -57,7 +57,7 @@ def print_best(ranked: list[optuna.trial.FrozenTrial], names: list[str]) -> None
     rows = {"objective": [trial.value for _, trial in shown]}
     rows |= {name.replace("_cross_entropy", " (nats)"): [t.user_attrs.get(name) for _, t in shown] for name in FIGURES}
     measured = set(rows)
-    rows |= {name: [trial.params[name] for _, trial in shown] for name in names}
+    rows |= {name: [trial.params[name] for _, trial in shown] for name in usual}
     for name, values in rows.items():
         table.add_row(
             name, *("-" if value is None else f"{value:.{4 if name in measured else 2}g}" for value in values)
