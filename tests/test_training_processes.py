@@ -110,7 +110,7 @@ SCRIPT = """
 
     def watched(self, samples):
         batch = collate(self, samples)
-        if self.completions == 0.5:  # the run's own batches, not those of the prior
+        if self.completions == 0.75:  # the run's own batches, not those of the prior
             rows.extend((int(epoch), int(row)) for epoch, row, _ in samples)
             absent = ("overall_labels", "rating_labels", "completion_counts", "future_counts", "future_mask")
             for task in (*absent, "intensity_counts") if rank == 1 else ():
@@ -120,7 +120,7 @@ SCRIPT = """
     batches.BatchBuilder.__call__ = watched
     # without a search for unused parameters, as under activation checkpointing, every head must take part
     once = {"num_train_epochs": 1.0, "patience": 0, "refit_share": 0.0}
-    train("pass", completions_per_row=0.5, ddp_find_unused_parameters=False, **once)
+    train("pass", completions_per_row=0.75, ddp_find_unused_parameters=False, **once)
     say["rows"] = rows
     batches.BatchBuilder.__call__ = collate
 

@@ -51,7 +51,7 @@ def weights(folder) -> dict[str, torch.Tensor]:
 
 
 def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path):
-    out = run.train(arguments(data, tmp_path / "out", tiny_bert, tuning="lora", live_texts=8))
+    out = run.train(arguments(data, tmp_path / "out", tiny_bert, tuning="lora", live_texts=8, live_every=1))
     loaded = AutoModel.from_pretrained(tmp_path / "out").eval()
     base = AutoModel.from_pretrained(tiny_bert).state_dict()
     name = "encoder.layer.0.attention.self.query.weight"
