@@ -153,6 +153,22 @@ def _sum_nodes(log: InterestLog, index: np.ndarray, offsets: np.ndarray, weights
     return (events @ log.item_nodes).toarray().astype(np.float32, copy=False)
 
 
+COARSE_SECONDS = 6 * 3600
+
+
+def dates(timestamp: np.ndarray) -> np.ndarray | None:
+    """The distinct times of a log that is dated by day, month or the like, ascending; `None` for one that knows the hour.
+
+    A log is dated where the median pause between distinct times (of everybody together) is six hours or more. All events of such
+    a date stand on one moment, so a window says the same only if it starts at one of them.
+
+    Args:
+        timestamp (`np.ndarray` of shape `(E,)`): int64 seconds.
+    """
+    times = np.unique(timestamp)
+    return times if len(times) > 1 and np.median(np.diff(times)) >= COARSE_SECONDS else None
+
+
 def training_limit(log: InterestLog, split: int = 0) -> tuple[np.ndarray, int | None]:
     """How far windows may reach when only the events of a split and those before it may be used.
 

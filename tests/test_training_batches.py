@@ -169,17 +169,21 @@ def test_a_log_without_pairs_is_refused(small_log, tiny_bert):
         make(log, tiny_bert)
 
 
-def test_cuts_are_not_drawn_by_what_comes_after_them(tiny_bert):
-    """Where everybody does things at one constant rate, the windows after cuts hold as many as the rate says."""
+@pytest.mark.parametrize("pause", [0, 10])
+def test_cuts_are_not_drawn_by_what_comes_after_them(tiny_bert, pause):
+    """Where everybody does things at one constant rate, the windows after cuts hold as many as the rate says; on a log dated
+    every ten days, cuts at its dates hold what stands on the dates of their windows."""
     random, days, rate = np.random.default_rng(0), 300, 0.3
     start, day = 1_600_000_000, 86400
     counts = random.poisson(rate * days, 150)
     times = np.concatenate([np.sort(random.random(count)) for count in counts]) * days * day
+    if pause:
+        times = times // (pause * day) * (pause * day)
     events = pd.DataFrame(
         {"user_id": np.repeat(np.arange(150), counts).astype(str), "timestamp": times.astype(int) + start}
     )
     events["item_id"] = random.integers(6, size=len(events)).astype(str)
-    limit = start + 290 * day
+    limit = start + (260 if pause else 290) * day
     events["split"] = np.where(events["timestamp"] < limit, "train", "test")
     items = pd.DataFrame(
         {"item_id": [str(n) for n in range(6)], "title": "thing", "categories": [[[f"c{n}"]] for n in range(6)]}
@@ -193,13 +197,19 @@ def test_cuts_are_not_drawn_by_what_comes_after_them(tiny_bert):
     }
     log = InterestLog.from_frames(events, items, facts)
     tensors, rows, builder = make(log, tiny_bert, 120, cuts=40, completions=0)
-    found, steps = np.zeros((2, len(tensors.config.horizons))), len(rows) // 20
+    horizons = np.array(tensors.config.horizons)
+    found, steps, dated = np.zeros((2, len(horizons))), len(rows) // 20, 0.0
     for step in range(steps):
         batch = builder([rows[row] for row in range(20 * step, 20 * step + 20)])
         mask = batch["future_mask"].numpy()
+        if pause:
+            on_date = (batch["query_times"].numpy() - start) % (pause * day) == 0
+            dated += on_date.mean() / steps
+            mask = mask & on_date[:, None]
         found += [(batch["intensity_counts"].numpy() * mask).sum(0), mask.sum(0)]
     assert found[1].min() > 1500
-    expected = rate * np.array(tensors.config.horizons)
+    expected = rate * (np.ceil(horizons / pause) * pause if pause else horizons)
+    assert not pause or dated > 0.6
     np.testing.assert_allclose(found[0] / found[1], expected, rtol=0.07)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..data.labels import count_nodes, future_counts, history_range, overall_labels, training_limit
+from ..data.labels import count_nodes, dates, future_counts, history_range, overall_labels, training_limit
 from ..data.log import TRAIN
 from ..recommendation.log_tensors import LogTensors
 
@@ -128,6 +128,8 @@ class BatchBuilder:
         if self.overall is not None and not np.isfinite(self.overall[self.trained]).any():
             self.overall = None
         self.domains = bool(self.config.domains)
+        # a log dated by day or month is asked about at its dates: windows from there hold what stands on them
+        self.dates = dates(log.timestamp[self.trained]) if log.facts["time"] == "seconds" else None
         shown = self.log.impressions
         if shown is None:
             self.impressions = 0
@@ -216,6 +218,9 @@ class BatchBuilder:
             # a moment within the pause to the next event would know that there is one: the delay is drawn before it is looked up
             soon = time[events[row, column]] + 1 + (86400 ** random.random(len(row))).astype(np.int64)
             anywhere = (random.random(len(row)) < 0.8) & (latest > earliest)
+            if self.dates is not None:
+                date = np.searchsorted(self.dates, moment)
+                moment = np.where(date < len(self.dates), self.dates[np.minimum(date, len(self.dates) - 1)], moment)
             moment = np.where(anywhere, moment, np.minimum(soon, np.maximum(after, time[events[row, stop]] + 1)))
             # who will do much must not be asked more often than who did: what was drawn has to be an event of the past
             past = time[events[row, column]] < moment
