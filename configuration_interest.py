@@ -123,6 +123,8 @@ class InterestConfig(PreTrainedConfig):
             Ranking sees how often and how lately the person had the very item before.
         num_neighbours (`int`, *optional*, defaults to 0):
             Entries per known item of a linear item-to-item model whose scores are blended with the network's; 0: none.
+        use_newcomers (`bool`, *optional*, defaults to `False`):
+            Beside these, items that training saw seldom do without a vector of their own, and weigh their popularity apart.
         domains (`list[dict]`, *optional*):
             Nodes of the domain tree, `{"id", "name", "parent"}`; see [`DomainTree`].
         horizons (`list[float]`, *optional*, defaults to `[1.0, 7.0, 28.0]`):
@@ -219,6 +221,7 @@ class InterestConfig(PreTrainedConfig):
     use_popularity: bool = True
     use_repetition: bool = True
     num_neighbours: int = 0
+    use_newcomers: bool = False
     domains: list[dict] | None = None
     horizons: list[float | int] | None = None
     horizon_unit: Literal["days", "events"] = "days"

@@ -337,21 +337,21 @@ class InterestItemTower(nn.Module):
 
     def __init__(self, config: InterestConfig):
         super().__init__()
-        self.use_text, self.id_dropout = config.use_text, config.item_id_dropout
+        self.use_text = config.use_text
         text_size = text_width(config)
         self.project = nn.Linear(text_size, config.hidden_size)
         self.identity = nn.Embedding(config.num_items, config.hidden_size) if config.num_items else None
 
-    def forward(self, text: torch.Tensor, item_ids: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, text: torch.Tensor, item_ids: torch.Tensor | None, identified: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Texts `(N, E)` and numbers `(N,)` to unit vectors `(N, D)`; only the `identified (N,)` have an id."""
         size = self.project.out_features
         vectors = self.project(text).float() if self.use_text else text.new_zeros(len(text), size, dtype=torch.float32)
-        if self.identity is not None and item_ids is not None:
-            known = item_ids >= 0
-            if self.training and self.id_dropout:
-                known = known & (torch.rand(len(item_ids), device=item_ids.device) >= self.id_dropout)
+        if self.identity is not None and item_ids is not None and identified is not None:
             identity = self.identity(item_ids.clamp(min=0)).float()
             # both parts have about unit length at the start
-            vectors = vectors + known[:, None] * identity
+            vectors = vectors + identified[:, None] * identity
         return F.normalize(vectors, dim=-1)
 
 
@@ -1087,6 +1087,20 @@ class InterestNeighbours(nn.Module):
         return scores
 
 
+class InterestNewcomers(nn.Module):
+    """Items that training saw too seldom for a vector of their own, as validation finds: which are `trusted (num_items,)` with
+    one, and what the others' popularity features are worth beyond everybody's, the constant last."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        self.trusted = nn.Buffer(torch.ones(config.num_items))
+        self.popularity = nn.Buffer(torch.zeros(config.num_item_features + 1))
+
+    def forward(self, features: torch.Tensor, identified: torch.Tensor) -> torch.Tensor:
+        """What `(G, N)` items gain that are not `identified (N,)`, from features `(G, N, F)`."""
+        return (features @ self.popularity[:-1] + self.popularity[-1]) * ~identified
+
+
 class InterestTaskBalance(nn.Module):
     """Learned log-variance per task (Kendall et al. 2018, eq. 10)."""
 
@@ -1146,6 +1160,9 @@ class InterestPreTrainedModel(PreTrainedModel):
             init.ones_(module.decay)
             init.constant_(module.floor, 0.001)
             init.zeros_(module.popularity)
+        elif isinstance(module, InterestNewcomers):
+            init.ones_(module.trusted)
+            init.zeros_(module.popularity)
         elif isinstance(module, (nn.GRU, nn.LSTM)):
             for parameter in module.parameters():
                 init.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
@@ -1188,6 +1205,7 @@ class InterestModel(InterestPreTrainedModel):
         self.rating_head = InterestRatingHead(config) if config.use_values else None
         self.population = InterestPopulation(config)
         self.neighbours = InterestNeighbours(config) if config.num_items and config.num_neighbours else None
+        self.newcomers = InterestNewcomers(config) if self.neighbours is not None and config.use_newcomers else None
         self.task_balance = InterestTaskBalance() if config.task_weighting == "uncertainty" else None
         self.post_init()
 
@@ -1271,6 +1289,18 @@ class InterestModel(InterestPreTrainedModel):
             mask = attention_mask[..., None].to(states.dtype)
             pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
         return F.normalize(pooled.float(), dim=-1) if self.config.normalize_text else pooled
+
+    def identified(self, item_ids: torch.Tensor | None) -> torch.Tensor | None:
+        """Which items `(N,)` have a vector of their own: known ones that training saw often enough; in training some, drawn anew
+        for every batch, do without."""
+        if self.item_tower.identity is None or item_ids is None:
+            return None
+        known = item_ids >= 0
+        if self.newcomers is not None:
+            known = known & (self.newcomers.trusted[item_ids.clamp(min=0)] > 0)
+        if self.training and self.config.item_id_dropout:
+            known = known & (torch.rand(len(item_ids), device=item_ids.device) >= self.config.item_id_dropout)
+        return known
 
     def text_table(self, item_input_ids, item_attention_mask, item_embeds, item_live_index) -> torch.Tensor:
         """One vector per distinct text: cached ones, and those encoded now (`item_live_index` names their rows)."""
@@ -1392,7 +1422,8 @@ class InterestModel(InterestPreTrainedModel):
             history, history_times = history.new_full((len(history), 1), -1), None
             history_text = history_values = history_actions = history_places = segment_ids = None
         texts = self.text_table(item_input_ids, item_attention_mask, item_embeds, item_live_index)
-        items = self.item_tower(texts if item_text_index is None else texts[item_text_index], item_ids)
+        identified = self.identified(item_ids)
+        items = self.item_tower(texts if item_text_index is None else texts[item_text_index], item_ids, identified)
         batch, length = history.shape
         positions = torch.arange(length, device=history.device)
         if history_times is None:
@@ -1471,6 +1502,8 @@ class InterestModel(InterestPreTrainedModel):
             linear = self.neighbours(number, output["keys"], output["back"], item_ids)
             if bias is not None:
                 added = item_features @ self.neighbours.popularity
+                if self.newcomers is not None and identified is not None:
+                    added = added + self.newcomers(item_features, identified)
                 moment = torch.zeros_like(cut_rows) if cut_feature_index is None else cut_feature_index
                 linear = linear + added[moment]
         if rank_items:

@@ -57,7 +57,8 @@ class ModelPredictor:
         device = self.model.device
         with torch.inference_mode():
             texts = self.tensors.texts.to(device)[self.tensors.item_text_index.to(device)]
-            vectors = self.model.eval().item_tower(texts, self.tensors.item_ids.to(device))
+            model, item_ids = self.model.eval(), self.tensors.item_ids.to(device)
+            vectors = model.item_tower(texts, item_ids, model.identified(item_ids))
         return vectors.float().cpu().numpy()
 
     def with_random_text(self, seed: int = 0) -> ModelPredictor | None:

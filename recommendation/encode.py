@@ -116,7 +116,8 @@ def encode_items(
         return np.zeros((0, model.config.hidden_size), dtype=np.float32)
     texts = torch.from_numpy(text_vectors(model, processor, sentences, cache_dir, progress)).to(model.device)
     was_training = model.training
-    vectors = model.eval().item_tower(texts, torch.tensor(numbers, device=model.device))
+    item_ids = torch.tensor(numbers, device=model.device)
+    vectors = model.eval().item_tower(texts, item_ids, model.identified(item_ids))
     model.train(was_training)
     return vectors.float().cpu().numpy()
 

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from label_logs import make_log, random_frames
+from transformers import AutoTokenizer
 
-from interest_lm import InterestConfig
+from interest_lm import InterestConfig, InterestModel, InterestProcessor
+from interest_lm.data.population import PopularityTable
+from interest_lm.evaluation.cases import Histories, RankingCases
+from interest_lm.evaluation.predict import ModelPredictor
 from interest_lm.modeling_interest import InterestNeighbours
+from interest_lm.recommendation.log_tensors import LogTensors
 from interest_lm.training import blend
+from interest_lm.training.derive import config_for, known_items
 
 
 def random_matrix(users: int, items: int, seed: int = 0) -> sp.csr_matrix:
@@ -98,3 +105,74 @@ def test_few_people_with_many_items_never_make_a_huge_dense_matrix(monkeypatch):
     index, strength = blend.ease_neighbours(matrix, 2.0, keep=4, max_items=10)
     common = blend.common_items(np.asarray(matrix.sum(0)).ravel(), 10)
     assert set(np.flatnonzero(np.abs(strength).sum(1))) <= set(common) and set(index.ravel()) <= {0, *common}
+
+
+def choices(log, count: int, random) -> tuple[RankingCases, PopularityTable]:
+    """Cases of one event of history each, at five moments with random features."""
+    event = random.integers(0, log.num_events, count)
+    cases = RankingCases(
+        user=log.user[event].astype(np.int64),
+        time=random.integers(0, 5, count),
+        histories=Histories.from_ranges(event, event + 1),
+        target=np.zeros(count, np.int64),
+        event=event,
+    )
+    table = PopularityTable(np.arange(5), random.normal(size=(5, log.num_items, 2)).astype(np.float32), ("a", "b"))
+    return cases, table
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_popularity_weighs_what_the_next_items_say(monkeypatch, filtered):
+    """Targets drawn from a known conditional logit give its weights back, in units of the score beside them."""
+    random = np.random.default_rng(5)
+    log = make_log(*random_frames(1))
+    cases, table = choices(log, 12_000, random)
+    base = random.normal(size=(12_000, log.num_items)).astype(np.float32)
+    new = np.arange(log.num_items) % 2 == 1
+    truth = np.array([[1.0, -0.5, 0.0], [0.7, 0.0, -1.0]], np.float32)
+    monkeypatch.setattr(blend, "POPULARITY_CASES", 12_000)
+    monkeypatch.setattr(blend, "POPULARITY_PENALTY", 1e-6)
+    logits = 0.5 * (base + blend.PopularityFit(log, cases, table, False).added(truth, new))
+    had = log.item[cases.event]
+    if filtered:
+        logits[had >= 0, had[had >= 0]] = -np.inf
+    cases.target[:] = (logits + random.gumbel(size=logits.shape)).argmax(1)
+    found = blend.PopularityFit(log, cases, table, filtered).weights(base, new)
+    np.testing.assert_allclose(found, truth, atol=0.2)
+
+
+def test_rare_items_do_without_a_vector_and_have_a_popularity_of_their_own(tiny_bert):
+    log = make_log(*random_frames(2))
+    items = known_items(log)
+    model = InterestModel.from_text_pretrained(
+        str(tiny_bert), num_items=len(items), num_neighbours=2, use_newcomers=True, hidden_size=16, **config_for(log)
+    ).eval()
+    processor = InterestProcessor.from_model(model, AutoTokenizer.from_pretrained(tiny_bert), items)
+    tensors = LogTensors(log, model, processor, texts=torch.randn(2000, 32), progress=False)
+    count = np.bincount(log.item[(log.split == 0) & (log.item >= 0)], minlength=log.num_items)
+    support = int(np.median(count)) + 1
+    event = np.flatnonzero(log.split == 2)[:7]
+    cases = RankingCases(
+        log.user[event].astype(np.int64),
+        log.timestamp[event],
+        Histories.from_ranges(event - 3, event),
+        log.item[event],
+        event,
+    )
+    predictor = ModelPredictor(model, processor, log, tensors=tensors)
+    before = predictor.item_vectors()
+    assert blend.trust_vectors(model, tensors, support)
+    rare = count < support
+    assert 0 < rare.sum() < len(rare)
+    after = predictor.item_vectors()
+    moved = np.abs(after - before).max(1) > 1e-6
+    np.testing.assert_array_equal(moved, rare)
+    plain = predictor.rank(cases, slice(0, 7))
+    weights = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    weights[0, -1] = 0
+    model.neighbours.popularity.copy_(torch.from_numpy(weights[0, :-1]))
+    model.newcomers.popularity.copy_(torch.from_numpy(weights[1]))
+    fit = blend.PopularityFit(log, cases, tensors.popularity, False)
+    np.testing.assert_allclose(predictor.rank(cases, slice(0, 7)), plain + fit.added(weights, rare), atol=1e-4)
+    assert not blend.trust_vectors(model, tensors, 1)
+    np.testing.assert_array_equal(predictor.item_vectors(), before)

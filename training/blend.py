@@ -10,7 +10,8 @@ import scipy.sparse as sp
 import torch
 
 from ..data.log import TRAIN, InterestLog
-from ..evaluation.cases import take
+from ..data.population import PopularityTable
+from ..evaluation.cases import RankingCases, take
 from ..evaluation.predict import ModelPredictor
 from ..evaluation.ranking import mean_ndcg
 from ..modeling_interest import RELATIONS, InterestModel
@@ -26,7 +27,8 @@ HALF_LIVES = (None, 0.125, 0.03)  # of the events that transitions are fitted on
 DECAYS = {"transitions": (0.9, 0.8, 0.7, 0.5, 0.3), "ease": (1.0, 0.95, 0.9, 0.8, 0.7)}
 FLOORS = (0.001, 0.01)
 WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
-POPULARITY_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
+SUPPORTS = (1, 3, 10, 30, 100)  # training events below which an item's own vector is not used
+POPULARITY_CASES, POPULARITY_PENALTY = 700, 1e-3  # that weights of popularity are fitted on, and their squares' price
 MAX_ITEMS = {"transitions": 8_000, "ease": 8_000}  # items of the dense matrices, 0.3 to 0.5 GiB each
 MAX_CELLS = 150_000_000  # of the dense matrix of people and items, 1.1 GiB
 TUNING_ITEMS = 3_000  # what a matrix is fitted with is tuned on the most common items
@@ -205,6 +207,78 @@ def fill_neighbours(model: InterestModel, relation: str, table: tuple[np.ndarray
         target[number].copy_(torch.from_numpy(values).to(target.device))
 
 
+class PopularityFit:
+    """What popularity is worth beside a score, as validation's next items say: a conditional logit (McFadden 1974) of the
+    popularity features, apart for items without a vector of their own, beside the score on a scale of its own.
+
+    Args:
+        log (`InterestLog`): the log.
+        cases (`RankingCases`): Q of them; weights are fitted on 700.
+        table (`PopularityTable`): its features, F.
+        filtered (`bool`): what somebody had before is no choice.
+    """
+
+    def __init__(self, log: InterestLog, cases: RankingCases, table: PopularityTable, filtered: bool):
+        moments, self.moment = np.unique(table.index(cases.time), return_inverse=True)
+        self.features = torch.from_numpy(table.features[moments])  # (G, I, F)
+        count = len(cases.user)
+        self.chosen = np.sort(np.random.default_rng(0).permutation(count)[:POPULARITY_CASES])
+        fitted = take(cases, self.chosen)
+        self.target = torch.from_numpy(fitted.target)
+        self.had = torch.zeros(len(self.chosen), log.num_items, dtype=torch.bool)
+        if filtered:
+            item = fitted.histories.items(log)
+            self.had[fitted.histories.rows[item >= 0], item[item >= 0]] = True
+            self.had[torch.arange(len(self.chosen)), self.target] = False
+
+    def worth(self, weights: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """`(G, I)` what weights `(2, F + 1)`, the constants last, give to every item; the second row to those that are `new (I,)`."""
+        extra = self.features @ weights[1, :-1] + weights[1, -1]
+        return self.features @ weights[0, :-1] + extra * new
+
+    def added(self, weights: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """The same for all Q cases, `(Q, I)`."""
+        return self.worth(torch.from_numpy(weights), torch.from_numpy(new)).numpy()[self.moment]
+
+    def weights(self, base: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """The best weights `(2, F + 1)` beside scores `(Q, I)`, in units of these scores."""
+        scores = torch.from_numpy(base[self.chosen]).masked_fill(self.had, -1e4)
+        moment, newcomer = torch.from_numpy(self.moment[self.chosen]), torch.from_numpy(new)
+        weights = torch.zeros(2, self.features.shape[-1] + 1, requires_grad=True)
+        log_scale = torch.zeros(1, requires_grad=True)
+        search = torch.optim.LBFGS([weights, log_scale], max_iter=30, line_search_fn="strong_wolfe")
+
+        def loss() -> torch.Tensor:
+            search.zero_grad()
+            logits = scores * log_scale.exp() + self.worth(weights, newcomer)[moment]
+            own = logits.gather(1, self.target[:, None])[:, 0]
+            value = (logits.logsumexp(1) - own).mean() + POPULARITY_PENALTY * (weights**2).sum()
+            value.backward()
+            return value
+
+        with torch.enable_grad():
+            search.step(loss)
+        return (weights / log_scale.exp()).detach().numpy()
+
+
+def trust_vectors(model: InterestModel, tensors: LogTensors, support: int) -> bool:
+    """Lets only items with `support` training events use vectors of their own; says whether that leaves any and not all.
+
+    The few steps of a refit make no vector for items that training hardly saw, so that their number of events after it does not
+    count.
+    """
+    log = tensors.log
+    if model.newcomers is None:
+        return False
+    count = np.bincount(log.item[(log.split == TRAIN) & (log.item >= 0)], minlength=log.num_items)
+    known = tensors.item_ids >= 0
+    trusted = torch.full_like(model.newcomers.trusted, float(support <= 1))
+    trusted[tensors.item_ids[known]] = torch.from_numpy(count >= support).to(trusted)[known]
+    model.newcomers.trusted.copy_(trusted)
+    share = float(trusted.mean()) if len(trusted) else 1.0
+    return 0 < share < 1
+
+
 def refit_blend(model: InterestModel, tensors: LogTensors, report: dict | None) -> None:
     """Fits the relations that [`fit_blend`] chose anew, on the training events of another log: validation's among them, with
     the items that it saw first."""
@@ -266,24 +340,33 @@ def fit_blend(predictor: ModelPredictor, validation: Validation, max_bytes: int 
 
     neighbours.weight.zero_()
     neighbours.popularity.zero_()
-    base = predictor.rank(cases, slice(0, len(cases.user)))
+    if model.newcomers is not None:
+        model.newcomers.popularity.zero_()
+    trust_vectors(model, predictor.tensors, 1)
+    everything = slice(0, len(cases.user))
+    base = predictor.rank(cases, everything)
     report: dict = {"ndcg@10 without": value(base)}
     reached = report["ndcg@10 without"]
-    if predictor.tensors.popularity is not None:
-        table = predictor.tensors.popularity
-        moments = table.index(cases.time)
-        best = {"weight": 0.0, "ndcg@10": reached}
-        for feature, name in enumerate(table.names):
-            if name.startswith("decayed"):
-                counts = table.features[moments, :, feature]
-                for weight in POPULARITY_WEIGHTS:
-                    found = value(base + np.float32(weight) * counts)
-                    if found > best["ndcg@10"]:
-                        best = {"weight": weight, "feature": name, "ndcg@10": found, "added": weight * counts}
-                        neighbours.popularity.zero_()
-                        neighbours.popularity[feature] = weight
-        base, reached = base + best.pop("added", np.float32(0)), best["ndcg@10"]
-        report["popularity"] = best
+    table = predictor.tensors.popularity
+    if table is not None:
+        fitter = PopularityFit(log, cases, table, validation.filtered)
+        best: dict = {"ndcg@10": -1.0}
+        for step, support in enumerate(SUPPORTS):
+            if support > 1:
+                if step - SUPPORTS.index(best["support"]) > 2 or not trust_vectors(model, predictor.tensors, support):
+                    break
+                base = predictor.rank(cases, everything)
+            new = np.zeros(log.num_items, dtype=bool)
+            if model.newcomers is not None:
+                new = ~model.identified(predictor.tensors.item_ids.to(model.device)).cpu().numpy()
+            for weights in (np.zeros((2, len(table.names) + 1), np.float32), fitter.weights(base, new)):
+                found = value(base + fitter.added(weights, new))
+                if found > best["ndcg@10"]:
+                    best = {"support": support, "weights": weights, "new": new, "base": base, "ndcg@10": found}
+        trust_vectors(model, predictor.tensors, best["support"])
+        weights, new, network = best["weights"], best["new"], best["base"]
+        base, reached = network + fitter.added(weights, new), best["ndcg@10"]
+        report["popularity"] = {"support": best["support"], "ndcg@10": reached}
     times = log.facts["time"] == "seconds"
     for number, relation in enumerate(RELATIONS):
         settings = [{"penalty": penalty} for penalty in PENALTIES[relation]]
@@ -311,14 +394,28 @@ def fit_blend(predictor: ModelPredictor, validation: Validation, max_bytes: int 
             for place, setting in enumerate(settings)
         ]
         setting = settings[max(tried)[1]]
-        table = matrices.fit(relation, **setting)
-        best = best_of(base, table, DECAYS[relation], FLOORS, WEIGHTS)
+        matrix = matrices.fit(relation, **setting)
+        best = best_of(base, matrix, DECAYS[relation], FLOORS, WEIGHTS)
         if best["ndcg@10"] <= reached:
             report[relation] = {"weight": 0.0}
             continue
         base, reached = base + np.float32(best["weight"]) * best.pop("logs"), best["ndcg@10"]
         report[relation] = setting | best
-        fill_neighbours(model, relation, table)
+        fill_neighbours(model, relation, matrix)
         for name in ("weight", "decay", "floor"):
             getattr(neighbours, name)[number] = best[name]
+    if table is not None:
+        # beside the relations popularity may be worth another weight
+        rest = base - fitter.added(weights, new)
+        again = fitter.weights(rest, new)
+        found = value(rest + fitter.added(again, new))
+        if found > reached:
+            weights, reached = again, found
+        neighbours.popularity.copy_(torch.from_numpy(weights[0, :-1]))
+        if model.newcomers is not None:
+            model.newcomers.popularity.copy_(torch.from_numpy(weights[1]))
+        report["popularity"] |= {
+            name: dict(zip((*table.names, "constant"), row.round(4).tolist(), strict=True))
+            for name, row in zip(("all", "newcomers"), weights, strict=True)
+        }
     return report | {"ndcg@10": reached}

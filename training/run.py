@@ -46,6 +46,7 @@ HEADS = [
     "rating_head",
     "population",
     "neighbours",
+    "newcomers",
     "task_balance",
 ]
 
@@ -87,6 +88,7 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
         settings["hidden_dropout"] = usual_dropout(log)
     settings["task_weights"] = args.lambdas()
     settings["num_neighbours"] = min(args.num_neighbours, max(len(items) - 1, 0))
+    settings["use_newcomers"] = bool(settings["num_neighbours"])
     model = InterestModel.from_text_pretrained(args.backbone, num_items=len(items), **settings)
     if model.item_tower.identity is not None:
         with torch.no_grad():
