@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from .publishing.commands import push, serve
+
 
 class Split(StrEnum):
     LEAVE_LAST = "leave-last"
@@ -121,10 +123,20 @@ def prepare(
     num_items: Annotated[int | None, typer.Option(min=1, help="Items of the generated world.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the generated world.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO_ID", help="Push the dataset to the Hub, events and all.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make that repository private.")] = False,
 ) -> None:
     """Turn a raw log into an interest dataset: events and items as Parquet, splits, domain tree, card."""
     from .data.prepare import prepare as run
+    from .publishing.hub import check_repo_id
+    from .publishing.push import push_dataset
 
+    if push:
+        check_repo_id(push)
+    elif private:
+        raise ValueError("--private is for --push REPO_ID")
     world = {"num_users": num_users, "num_items": num_items, "seed": seed}
     world = {name: value for name, value in world.items() if value is not None}
     if world and recipe != "synthetic":
@@ -149,6 +161,10 @@ def prepare(
         licence=licence,
         world=world or None,
     )
+    if push:
+        pushed = push_dataset(output, push, private=private)
+        print(f"{pushed.url}\ncommit {pushed.commit}\n")
+        print(f'load_dataset("{push}", "events", revision="{pushed.commit}")')
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:
@@ -315,6 +331,10 @@ def demo(
     from .demo import run
 
     run(output, quick=quick, max_minutes=max_minutes, seed=seed, overwrite=overwrite)
+
+
+app.command()(push)
+app.command()(serve)
 
 
 if __name__ == "__main__":

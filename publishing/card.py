@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from ..data.card import split_rule
 from ..evaluation.report import to_json
 from .card_tables import (
+    ablations_table,
     controls_table,
     model_index,
     oracle_table,
@@ -25,7 +26,6 @@ from .markdown import escape, number, table
 
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "template.md"
-LIBRARY = "transformers"
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub", "interest-lm")
 
@@ -40,6 +40,7 @@ def render_card(
     repository: str | None = None,
     revision: str = "main",
     licence: str | None = None,
+    base: tuple[str, str] | None = None,
 ) -> ModelCard:
     """The card of a checkpoint.
 
@@ -50,9 +51,10 @@ def render_card(
         training (`dict`, *optional*): how it was trained; `backbone`, `tuning`, `minutes` and others,
             each one line; `log` holds the validations.
         name (`str`): the model's name.
-        repository (`str`, *optional*): its id on the Hub, for the snippet and the links.
-        revision (`str`): what the snippet pins.
+        repository (`str`, *optional*): its id on the Hub, for the snippets and the links.
+        revision (`str`): what the snippets pin.
         licence (`str`, *optional*): a licence id of the Hub, for the metadata.
+        base (`tuple[str, str]`, *optional*): of an adapter, the id and commit of the checkpoint that it goes on.
 
     Returns:
         `ModelCard`: its metadata hold a `model-index` with the headline figures.
@@ -64,8 +66,9 @@ def render_card(
     metadata = ModelCardData(
         language="en",
         license=licence,
-        library_name=LIBRARY,
-        base_model=base_model,
+        library_name="peft" if base else "transformers",
+        base_model=base[0] if base else base_model,
+        base_model_relation=("adapter" if base else "finetune") if base or base_model else None,
         model_name=name,
         tags=["interest-lm", "user-interest", "recommendation", "personalization", "time-series-forecasting"],
         eval_results=model_index(results, data) or None,
@@ -75,12 +78,13 @@ def render_card(
         metadata,
         template_path=str(TEMPLATE),
         title=escape(name),
-        repository=_plain_id(repository or name),
-        revision=_plain_id(revision),
-        summary=_rows(_summary(config, base_model, data, facts)),
+        loading=loading(repository or name, revision, base),
+        processing=base[0] if base else None,
+        summary=_rows(_summary(config, base_model, data, facts, training, base)),
         results=results_tables(results),
         controls=controls_table(results),
         slices=slices_table(results),
+        ablations=ablations_table(results),
         oracle=oracle_table(results.get("oracle")),
         reasons=reasons_list(results),
         protocol=protocol_line(results),
@@ -91,6 +95,7 @@ def render_card(
         positive=_positive(facts),
         training=_training(training),
         licence_note=_licence_note(facts),
+        citation=_citation(name, repository, revision),
         versions=", ".join(f"{package} {_version(package)}" for package in ("python", *PACKAGES)),
     )
 
@@ -99,6 +104,22 @@ def _base_model(config, training: dict) -> str | None:
     text = getattr(config, "text_config", None)
     name = training.get("backbone") or getattr(text, "_name_or_path", None)
     return str(name) if name and not is_local_path(str(name)) else None
+
+
+def loading(repository: str, revision: str, base: tuple[str, str] | None = None) -> str:
+    """The lines of Python that load a checkpoint, an adapter where `base` (id and commit) is given, at one revision."""
+    name, pinned = (_plain_id(text) for text in (repository, revision))
+    if base is None:
+        return f"""from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("{name}", revision="{pinned}", trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained("{name}", revision="{pinned}", trust_remote_code=True)"""
+    whole, commit = (_plain_id(text) for text in base)
+    return f"""from peft import AutoPeftModelForFeatureExtraction
+from transformers import AutoProcessor
+
+model = AutoPeftModelForFeatureExtraction.from_pretrained("{name}", revision="{pinned}", trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained("{whole}", revision="{commit}", trust_remote_code=True)"""
 
 
 def _plain_id(text: str) -> str:
@@ -110,10 +131,16 @@ def _version(package: str) -> str:
     return platform.python_version() if package == "python" else version(package)
 
 
-def _summary(config, base_model: str | None, data: str, facts: dict) -> Iterable[tuple[str, str]]:
+def _summary(
+    config, base_model: str | None, data: str, facts: dict, training: dict, base
+) -> Iterable[tuple[str, str]]:
     text = config.text_config
     counts = facts.get("counts") or {}
+    if base:
+        yield "adapter for", f"{escape(base[0])} at commit {escape(base[1])}"
     yield "text backbone", escape(base_model or getattr(text, "model_type", "none"))
+    if training.get("backbone_revision"):
+        yield "its revision", escape(training["backbone_revision"])
     yield (
         "history encoder",
         f"{config.num_hidden_layers} layers of width {config.hidden_size}, up to {config.max_history} events",
@@ -206,6 +233,17 @@ def _positive(facts: dict) -> str:
     if threshold is not None:
         return f"a value of at least {number(threshold)}"
     return "a value above the person's mean so far; not measured where events have no value"
+
+
+def _citation(name: str, repository: str | None, revision: str) -> str:
+    """BibTeX of this checkpoint; where it lies is said only of a repository."""
+    where = (
+        f"  howpublished = {{Hugging Face Hub, {_plain_id(repository)}, revision {_plain_id(revision)}}},\n"
+        if repository
+        else ""
+    )
+    title = "".join(character for character in name if character.isalnum() or character in "-_. ")
+    return f"@misc{{interest_lm,\n  title = {{{title}: an InterestLM checkpoint}},\n  author = {{The InterestLM team}},\n{where}}}"
 
 
 def _licence_note(facts: dict) -> str:

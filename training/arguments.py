@@ -139,6 +139,13 @@ class InterestTrainingArguments(TrainingArguments):
         self.report_to = self.report_to or "none"
         super().__post_init__()
 
+    def recipe(self) -> dict[str, object]:
+        """What the run was told or derived, for the card: every setting of this class but files and what repeats elsewhere."""
+        elsewhere = {"output_dir", "data", "cache_dir", "overwrite", "backbone", "tuning", "baselines"}
+        lora = self.tuning == "lora"
+        names = [name for name in InterestTrainingArguments.__annotations__ if name not in elsewhere]
+        return {name: getattr(self, name) for name in names if lora or not name.startswith("lora_")}
+
     def lambdas(self) -> dict[str, float] | None:
         """`task_weights` as a dictionary.
 

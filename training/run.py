@@ -18,7 +18,8 @@ from ..data.log import InterestLog
 from ..evaluation.predict import ModelPredictor
 from ..modeling_interest import InterestModel, resolve_text_backbone
 from ..processing_interest import InterestProcessor
-from ..publishing.export import item_catalogue, save_checkpoint
+from ..publishing.adapter import ADAPTER_FOLDER, BASE_FOLDER
+from ..publishing.export import backbone_revision, item_catalogue, save_checkpoint
 from ..recommendation.log_tensors import LogTensors
 from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
@@ -226,6 +227,12 @@ def train(
     model.to(args.device)
     if not resume:
         fit_prior(model, builder, rows, args.prior_steps)
+    output = Path(args.output_dir)
+    if args.tuning == "lora" and not resume and args.process_index == 0:
+        # what the adapter goes on: the backbone's own weights, with the config and the code
+        untrained = {"backbone": args.backbone, "backbone_revision": backbone_revision(args.backbone)}
+        untrained["tuning"] = "none yet: the base of an adapter"
+        save_checkpoint(model, processor, output / BASE_FOLDER, facts=log.facts, training=untrained)
     tuned = tune_text(model, args)
     derive_schedule(args, rows, args.world_size)
     config = model.config
@@ -251,6 +258,7 @@ def train(
     training = {
         "tuning": args.tuning,
         "backbone": args.backbone,
+        "backbone_revision": backbone_revision(args.backbone),
         "steps": trainer.state.global_step,
         "epochs": round(trainer.state.epoch or 0.0, 2),
         "processes": args.world_size,
@@ -259,8 +267,8 @@ def train(
         "interrupted": interrupted,
         "best_validation": trainer.state.best_metric,
         "log": [entry for entry in trainer.state.log_history if "eval_objective" in entry],
+        "recipe": args.recipe(),
     }
-    output = Path(args.output_dir)
     if average is not None:
         average.put_best(trainer.accelerator.unwrap_model(trainer.model))
     model = trainer.interest_model.eval()
@@ -285,7 +293,8 @@ def train(
     model.eval()
     if args.tuning == "lora":
         tuned = trainer.accelerator.unwrap_model(trainer.model)
-        tuned.save_pretrained(output / "adapter")
+        tuned.save_pretrained(output / ADAPTER_FOLDER)
+        (output / ADAPTER_FOLDER / "README.md").unlink()  # PEFT's blank form; `interest-lm push` renders a card
         model = tuned.merge_and_unload()
     model = model.float().eval()
     model.requires_grad_(True)
