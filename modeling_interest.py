@@ -1119,6 +1119,9 @@ class InterestPreTrainedModel(PreTrainedModel):
     main_input_name = "history"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    # Half precision is for the text tower: the rest is small, and sums of shares and logarithms need the digits. A regular
+    # expression, since a module's name would turn its whole numbers into float32, too.
+    _keep_in_fp32_modules_strict = [r"^(?!text_model\.)(?!.+\.(?:ancestors|is_leaf|depth|group|index)$)"]
     _no_split_modules = ["InterestHistoryLayer"]
 
     @torch.no_grad()
@@ -1288,7 +1291,7 @@ class InterestModel(InterestPreTrainedModel):
         else:
             mask = attention_mask[..., None].to(states.dtype)
             pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return F.normalize(pooled.float(), dim=-1) if self.config.normalize_text else pooled
+        return F.normalize(pooled.float(), dim=-1) if self.config.normalize_text else pooled.float()
 
     def identified(self, item_ids: torch.Tensor | None) -> torch.Tensor | None:
         """Which items `(N,)` have a vector of their own: known ones that training saw often enough; in training some, drawn anew

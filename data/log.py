@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from ..taxonomy_interest import DomainTree
 from .card import read_facts
+from .hub import fetch
 from .impressions import Impressions, read_impressions
 
 
@@ -197,20 +198,20 @@ class InterestLog:
         """Reads an interest dataset's folder.
 
         Args:
-            directory: the folder.
+            directory: the folder, or a dataset on the Hub, `owner/name` or `owner/name@revision`.
             splits (`Sequence[str]`, *optional*): those whose files are opened; all of them by default.
 
         Raises:
             ValueError: not an interest dataset, or a broken one; the message names the file.
         """
-        directory = Path(directory)
+        asked, directory = str(directory), Path(directory)
         if not directory.is_dir():
-            raise ValueError(f"{directory}: no such folder (expected an interest dataset, see `interest-lm prepare`)")
+            if asked.count("/") != 1 or asked.startswith((".", "/", "~")):
+                raise ValueError(f"{asked}: no such folder (expected an interest dataset, see `interest-lm prepare`)")
+            directory = fetch(asked, (CARD_FILE, TAXONOMY_FILE, "*.parquet"), "dataset")
         for name in ("items", "events", CARD_FILE):
             if not (directory / name).exists():
-                raise ValueError(
-                    f"{directory}: no `{name}` in it; expected an interest dataset (`interest-lm prepare`)"
-                )
+                raise ValueError(f"{asked}: no `{name}` in it; expected an interest dataset (`interest-lm prepare`)")
         facts = read_facts(directory / CARD_FILE)
         tables = []
         for split in splits:

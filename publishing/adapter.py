@@ -8,8 +8,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from ..data.hub import hub_errors, split_revision
 from .files import is_local_path, write_json
-from .hub import check_repo_id, hub_errors, split_revision
+from .hub import check_repo_id
 
 
 ADAPTER_FOLDER, BASE_FOLDER = "adapter", "base"

@@ -15,8 +15,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 
+from ..data.hub import fetch
 from ..evaluation.report import write_results
 from ..pipeline_interest import CUSTOM_PIPELINES
 from ..taxonomy_interest import DomainTree
@@ -181,45 +182,61 @@ def load_checkpoint(directory: str | Path) -> tuple[Any, Any, pd.DataFrame | Non
     """Model, processor and item catalogue of a checkpoint, with the code of the installed package.
 
     Args:
-        directory: a folder that [`save_checkpoint`] wrote, or the id of a repository on the Hub.
+        directory: a folder that [`save_checkpoint`] wrote, or a repository on the Hub, `owner/name` or
+            `owner/name@revision`. An adapter's is put on the base that it names.
 
     Returns:
         `(InterestModel, InterestProcessor, catalogue)`: the model in evaluation mode, the catalogue a `pd.DataFrame` with a
         column `vector`, or None where the checkpoint has none.
 
     Raises:
-        ValueError: no such folder, not an InterestLM checkpoint, or a file of it that cannot be read.
+        ValueError: no such folder or repository, not an InterestLM checkpoint, or a file of it that cannot be read.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    from safetensors import SafetensorError
-
-    from ..modeling_interest import InterestModel
     from ..processing_interest import InterestProcessor
 
-    directory = Path(directory)
-    local = directory.is_dir()
-    if local:
-        check_checkpoint(directory)
-    else:
-        try:
-            validate_repo_id(str(directory))
-        except HFValidationError:
-            raise ValueError(f"{directory}: no such folder, and not the id of a Hub repository either") from None
+    name = str(directory)
+    folder = checkpoint_folder(name)
+    base, adapter = folder, None
+    if not (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
+        adapter = folder
+        base = checkpoint_folder(_base_of(adapter, name))
+    check_checkpoint(base, name)
     try:
-        model = InterestModel.from_pretrained(directory).eval()
-        processor = InterestProcessor.from_pretrained(directory)
+        model = _load_model(base, adapter)
+        processor = InterestProcessor.from_pretrained(base)
     except SafetensorError as error:
-        raise ValueError(f"{directory}: the weights are damaged ({error})") from None
+        raise ValueError(f"{name}: the weights are damaged ({error})") from None
     except OSError as error:
-        raise ValueError(f"{directory}: {str(error).splitlines()[0]}") from None
-    file = directory / CATALOGUE_FILE
-    if not local:
-        try:
-            file = Path(hf_hub_download(str(directory), CATALOGUE_FILE))
-        except (HfHubHTTPError, LocalEntryNotFoundError):
-            return model, processor, None
+        raise ValueError(f"{name}: {str(error).splitlines()[0]}") from None
+    file = folder / CATALOGUE_FILE
     return model, processor, read_catalogue(file) if file.exists() else None
+
+
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint: `name` itself, or the cache's of a repository on the Hub, without its code."""
+    folder = Path(name)
+    return folder if folder.is_dir() else fetch(name, ("*.json", "*.safetensors", "*.txt", "*.model", CATALOGUE_FILE))
+
+
+def _base_of(adapter: Path, name: str) -> str:
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(
+            f"{name}: an adapter that names no base; load it on the folder `base` beside it, or push both"
+        )
+    return f"{base}@{config['revision']}" if config.get("revision") else str(base)
+
+
+def _load_model(base: Path, adapter: Path | None):
+    from ..modeling_interest import InterestModel
+
+    model = InterestModel.from_pretrained(base, use_safetensors=True)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter, use_safetensors=True).merge_and_unload()
+    return model.eval()
 
 
 def read_catalogue(file: str | Path) -> pd.DataFrame:
@@ -304,17 +321,15 @@ def _move_into_place(staged: Path, directory: Path) -> None:
             stale.unlink()
 
 
-def check_checkpoint(directory: Path) -> None:
-    """Raises a `ValueError` where a folder's `config.json` is missing, unreadable or another model's."""
-    file = directory / "config.json"
+def check_checkpoint(directory: Path, name: str | None = None) -> None:
+    """Raises a `ValueError`, which calls the checkpoint by `name`, where its `config.json` is missing or another model's."""
+    file, name = directory / "config.json", name or str(directory)
     if not file.exists():
-        raise ValueError(
-            f"{directory}: no config.json in it; expected an InterestLM checkpoint (`interest-lm finetune`)"
-        )
+        raise ValueError(f"{name}: no config.json in it; expected an InterestLM checkpoint (`interest-lm finetune`)")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
+        raise ValueError(f"{name}/config.json: not JSON ({error})") from None
     model_type = content.get("model_type") if isinstance(content, dict) else None
     if model_type != "interest_lm":
-        raise ValueError(f"{file}: `model_type` is {model_type!r}, expected 'interest_lm'")
+        raise ValueError(f"{name}/config.json: `model_type` is {model_type!r}, expected 'interest_lm'")

@@ -1,23 +1,17 @@
-"""The Hub as this package speaks to it: a folder as one commit, and its answers in one line."""
+"""A folder as one commit of a repository on the Hub."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
+
+from ..data.hub import hub_errors, one_line
 
 
 @dataclass(frozen=True)
@@ -39,12 +33,6 @@ class Pushed:
     base: tuple[str, str] | None = None
 
 
-def split_revision(name: str) -> tuple[str, str | None]:
-    """`"owner/name@revision"` as the id and the revision, None where none is named."""
-    repo_id, _, revision = str(name).partition("@")
-    return repo_id, revision or None
-
-
 def check_repo_id(repo_id: str) -> str:
     """Raises a `ValueError` for anything but `owner/name`."""
     try:
@@ -54,36 +42,6 @@ def check_repo_id(repo_id: str) -> str:
     if repo_id.count("/") != 1:
         raise ValueError(f"{repo_id or 'REPO_ID'}: is no repository id, expected owner/name")
     return repo_id
-
-
-@contextmanager
-def hub_errors(repo_id: str) -> Iterator[None]:
-    """What the Hub answers, or that it does not, as a `ValueError` of one line."""
-    try:
-        yield
-    except RevisionNotFoundError:
-        raise ValueError(f"{repo_id}: no such revision on the Hub ({constants.ENDPOINT})") from None
-    except RepositoryNotFoundError:
-        raise ValueError(
-            f"{repo_id}: no such repository on the Hub ({constants.ENDPOINT}), or a private one and no token for it "
-            "(`hf auth login`)"
-        ) from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status in (401, 403):
-            raise ValueError(
-                f"{repo_id}: the Hub refuses ({status}); log in with a token that may write there"
-            ) from None
-        raise ValueError(f"{repo_id}: the Hub answers {status} ({_one_line(error.server_message or error)})") from None
-    except LocalTokenNotFoundError:
-        raise ValueError(f"{repo_id}: no token for the Hub; log in with `hf auth login`") from None
-    except OfflineModeIsEnabled:
-        raise ValueError(f"{repo_id}: the Hub is out of reach, HF_HUB_OFFLINE is set") from None
-    except Exception as error:
-        # the HTTP client of huggingface_hub, httpx or httpx2, has errors of its own
-        if not type(error).__module__.startswith("httpx"):
-            raise
-        raise ValueError(f"{repo_id}: the Hub ({constants.ENDPOINT}) is out of reach ({_one_line(error)})") from None
 
 
 def commit_folder(
@@ -148,9 +106,5 @@ def commit_folder(
         except ValueError as error:  # the Hub's look at the card
             if isinstance(error, HfHubHTTPError):
                 raise
-            raise ValueError(f"{repo_id}: {_one_line(error)}") from None
+            raise ValueError(f"{repo_id}: {one_line(error)}") from None
     return done.oid, str(url)
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:300]

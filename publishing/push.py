@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 
 from ..configuration_interest import InterestConfig
 from ..data.card import read_facts
+from ..data.hub import hub_errors
 from .adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -22,7 +23,7 @@ from .adapter import (
 )
 from .card import render_card
 from .export import CODE_FILES, FACTS_FILE, RESULTS_FILE, ROOT, check_checkpoint
-from .hub import Pushed, check_repo_id, commit_folder, hub_errors
+from .hub import Pushed, check_repo_id, commit_folder
 from .travel import (
     ADAPTER_FILES,
     CARD_FILE,

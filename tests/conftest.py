@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -65,24 +66,38 @@ def local_hub():
         yield hub
 
 
-@pytest.fixture
-def hub(local_hub, monkeypatch, tmp_path):
-    """The same Hub, as the one that clients in this process talk to, logged in and with an empty cache."""
+@contextmanager
+def talking_to(hub, cache: Path) -> Iterator[None]:
+    """Clients in this process talk to `hub`, logged in, with a cache of their own."""
     from huggingface_hub import constants
     from local_hub import TOKEN
 
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
     settings = {
-        "ENDPOINT": local_hub.url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": local_hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "ENDPOINT": hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": True,
-        "HF_HUB_CACHE": str(tmp_path / "hf_cache"),
+        "HF_HUB_CACHE": str(cache),
     }
-    for name, value in settings.items():
-        monkeypatch.setattr(constants, name, value)
-    yield local_hub
-    local_hub.before = lambda method, path: None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", TOKEN)
+        for name, value in settings.items():
+            patch.setattr(constants, name, value)
+        yield
+    hub.before = lambda method, path: None
+
+
+@pytest.fixture
+def hub(local_hub, tmp_path):
+    """The same Hub, as the one that clients in this process talk to."""
+    with talking_to(local_hub, tmp_path / "hf_cache"):
+        yield local_hub
+
+
+@pytest.fixture(scope="module")
+def module_hub(local_hub, tmp_path_factory):
+    """`with module_hub():` does the same around what a fixture of a module pushes."""
+    return lambda: talking_to(local_hub, tmp_path_factory.mktemp("hf_cache"))
 
 
 @pytest.fixture(scope="session")

@@ -168,6 +168,19 @@ def test_checkpoint_loads_without_the_package_and_gives_the_same_numbers(
     np.testing.assert_allclose(remote["ranking_scores"], out.ranking_scores.numpy(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_for_the_text_tower(checkpoint, network, processor, dtype):
+    model = InterestModel.from_pretrained(checkpoint, dtype=dtype)
+    whole = network.state_dict()
+    for name, value in model.state_dict().items():
+        expected = dtype if name.startswith("text_model") else whole[name].dtype
+        assert value.dtype == expected, name
+    batch = processor(histories=HISTORIES, candidates=CANDIDATES, return_tensors="pt")
+    with torch.no_grad():
+        half, full = model(**batch), network(**batch)
+    torch.testing.assert_close(half.future_interest, full.future_interest, atol=0.01, rtol=0.01)
+
+
 def test_load_checkpoint_returns_what_was_saved(checkpoint, network, processor):
     model, loaded_processor, items = load_checkpoint(checkpoint)
     assert not model.training
