@@ -9,6 +9,7 @@ which the endpoint answers with status 400.
 from __future__ import annotations
 
 import math
+import re
 import threading
 from typing import Any
 
@@ -23,6 +24,7 @@ MAX_THINGS = 20_000  # events and candidates of a body
 MAX_CHARACTERS = 10_000  # of one text
 MAX_DEPTH = 6  # of nested lists and dictionaries
 BATCH_SIZE = 16
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 PARAMETERS = ("horizon_days", "top_k")
 
 
@@ -50,14 +52,13 @@ class EndpointHandler:
         Raises:
             ValueError: a body that cannot be answered; the message names the request, the field and the value.
         """
-        requests, parameters = read_body(data)
+        inputs, parameters = read_body(data)
         with self.lock, torch.inference_mode():
-            answers = self.pipe(requests, batch_size=BATCH_SIZE, **parameters)
-        return answers if isinstance(data["inputs"], list) else answers[0]
+            return self.pipe(inputs, batch_size=BATCH_SIZE, **parameters)
 
 
-def read_body(data: Any) -> tuple[list[dict], dict]:
-    """The requests and parameters of a body.
+def read_body(data: Any) -> tuple[dict | list[dict], dict]:
+    """The request or requests of a body, and its parameters.
 
     Raises:
         ValueError: of another form, or too large.
@@ -83,7 +84,7 @@ def read_body(data: Any) -> tuple[list[dict], dict]:
     )
     if things > MAX_THINGS:
         raise ValueError(f"`inputs` has {things} events and candidates, expected at most {MAX_THINGS}")
-    return requests, parameters
+    return inputs, parameters
 
 
 def check_request(request: Any, where: str) -> int:
@@ -109,6 +110,8 @@ def check_values(value: Any, where: str, depth: int) -> None:
         raise ValueError(
             f"{where}a text has {len(value)} characters, expected at most {MAX_CHARACTERS}: {value[:40]!r}..."
         )
+    if isinstance(value, str) and LONE_SURROGATE.search(value):
+        raise ValueError(f"{where}a text is no Unicode: {value[:40]!a}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where}{value} is no finite number")
     if isinstance(value, dict):
