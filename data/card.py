@@ -7,6 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from .markdown import escape
+
 
 FACTS_KEY = "interest_lm"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
@@ -110,6 +112,11 @@ def split_rule(facts: dict) -> str | None:
     return f"{last}, the one before validates, the rest trains; users with fewer than three events only train"
 
 
+def _line(text: str) -> str:
+    """What a recipe says, with its own code marks, and names out of the log that cannot be more than text."""
+    return escape(text, limit=400).replace("\\`", "`") if text.count("`") % 2 == 0 else escape(text, limit=400)
+
+
 def _body(facts: dict, columns: dict[str, list[str]]) -> str:
     counts, time = facts["counts"], facts["time"]
     rule = split_rule(facts)
@@ -132,8 +139,9 @@ def _body(facts: dict, columns: dict[str, list[str]]) -> str:
         rows += [(name, counts[key]) for name, key in (("impressions", "impressions"), ("items shown in them", "shown"),
                                                        ("of these clicked", "clicked"))]  # fmt: skip
     table = "\n".join(f"| {name} | {number:,} |" for name, number in rows)
-    dropped = "\n".join(f"- {number:,}: {why}" for why, number in facts["dropped"].items()) or "Nothing."
-    notes = "\n".join(f"- {note}" for note in facts["notes"])
+    dropped = "\n".join(f"- {number:,}: {_line(why)}" for why, number in facts["dropped"].items()) or "Nothing."
+    notes = "\n".join(f"- {_line(note)}" for note in facts["notes"])
+    source, licence = (escape(text, limit=300) for text in (facts["source"] or "tables in memory", facts["licence"]))
     span = f"from {moment(facts['start'], time)} to {moment(facts['end'] - 1, time)}"
     repairs = facts["taxonomy"].get("repairs")
     repaired = ""
@@ -142,10 +150,10 @@ def _body(facts: dict, columns: dict[str, list[str]]) -> str:
             f" Repairs: {repairs['names']:,} names stood under several parents and were put under the most common one "
             f"({repairs['equal_to_parent']:,} of them stood under themselves too or alone); {repairs['items']:,} items changed."
         )
-    return f"""# {facts["name"]}
+    return f"""# {escape(facts["name"])}
 
 A log of what people did, as an interest dataset for InterestLM (`interest-lm`). Made with
-`interest-lm prepare {facts["recipe"]}` from {facts["source"] or "tables in memory"}. Licence of the source: {facts["licence"]}.
+`interest-lm prepare {facts["recipe"]}` from {source}. Licence of the source: {licence}.
 
 ```python
 from datasets import load_dataset

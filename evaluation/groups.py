@@ -26,24 +26,28 @@ from .scoring import score_completion, score_overall, score_ranking, score_ratin
 
 
 COLD_USER_EVENTS = 5
+ACTIVITY = ("quiet_users", "usual_users", "busy_users")
+POPULARITY = ("rare_items", "usual_items", "popular_items")
 
 
 def measure_ranking(run: Run, filtered: bool, text_vectors: np.ndarray | None) -> None:
-    """NDCG, hit rate and the rest, with slices of cold items and users and the controls of history and text."""
+    """NDCG, hit rate and the rest, with slices by activity and popularity and the controls of history and text."""
     log = run.log
     cases = ranking_cases(log, run.asked, run.users)
     if not len(cases.user):
         run.reasons["ranking"] = "no target with an item and a history"
         return
-    warm = np.bincount(log.item[run.asked.known & (log.item >= 0)], minlength=log.num_items) > 0
+    known = np.bincount(log.item[run.asked.known & (log.item >= 0)], minlength=log.num_items)
+    warm = known > 0
     cold_target, few = ~warm[cases.target], cases.histories.lengths <= COLD_USER_EVENTS
+    slices = {"cold_items": cold_target, "cold_users": few}
+    slices |= thirds(cases.histories.lengths, ACTIVITY) | thirds(known[cases.target], POPULARITY)
 
     def measure(ranker: Any, name: str) -> None:
         places = place_targets(log, cases, ranker, ~warm, name)
         run.add("ranking", name, score_ranking(cases, places, filtered, run.replicates, run.seed))
         run.slices[name] = {
-            "cold_items": slice_ranking(places, cold_target, filtered, True),
-            "cold_users": slice_ranking(places, few, filtered, False),
+            part: slice_ranking(places, chosen, filtered, part == "cold_items") for part, chosen in slices.items()
         }
 
     rankers: list[Any] = [ranker() for ranker in (Popularity, RecentPopularity, ItemKNN, EaseDecay)]
@@ -84,6 +88,21 @@ def measure_ranking(run: Run, filtered: bool, text_vectors: np.ndarray | None) -
             "ranking": score_ranking(cases, places, filtered, 0, run.seed).figures,
             "cold_items": slice_ranking(places, cold_target, filtered, True),
         }
+
+
+def thirds(values: np.ndarray, names: tuple[str, str, str]) -> dict[str, np.ndarray]:
+    """The cases with the lowest, middle and highest values `(Q,)`, about a third each, as masks; equal values stay together.
+
+    Example:
+
+    ```python
+    >>> {name: mask.sum().item() for name, mask in thirds(np.array([1, 1, 1, 4, 9, 16]), POPULARITY).items()}
+    {'rare_items': 3, 'usual_items': 1, 'popular_items': 2}
+
+    ```
+    """
+    low, high = np.quantile(values, (1 / 3, 2 / 3))
+    return dict(zip(names, (values <= low, (values > low) & (values <= high), values > high), strict=True))
 
 
 def measure_overall(run: Run) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..data.card import split_rule
+from ..data.markdown import escape, number, table
 from ..evaluation.report import to_json
 from .card_tables import (
     ablations_table,
@@ -19,10 +20,10 @@ from .card_tables import (
     protocol_line,
     reasons_list,
     results_tables,
+    served_worst,
     slices_table,
 )
 from .files import is_local_path, plain
-from .markdown import escape, number, table
 
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "template.md"
@@ -84,6 +85,7 @@ def render_card(
         results=results_tables(results),
         controls=controls_table(results),
         slices=slices_table(results),
+        worst=served_worst(results),
         ablations=ablations_table(results),
         oracle=oracle_table(results.get("oracle")),
         reasons=reasons_list(results),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult
 
+from ..data.markdown import escape, number, table
 from ..evaluation.report import COLUMNS, SMALLER_IS_BETTER
-from .markdown import escape, number, table
 
 
 TASK = "user-interest"
@@ -134,6 +134,17 @@ def slices_table(results: dict) -> str:
                         [escape(part), escape(label), cases, *(number(figures.get(metric)) for metric in metrics)]
                     )
     return table(["", "by", "cases", *metrics], sorted(rows, key=lambda row: row[0])) if rows else ""
+
+
+def served_worst(results: dict) -> str:
+    """The slice with the lowest NDCG@10, beside the figure over all cases."""
+    whole = _figure(results, "ranking", "ndcg@10")
+    slices = {name: (content or {}).get("ndcg@10") for name, content in (results.get("slices") or {}).items()}
+    slices = {name: value for name, value in slices.items() if _is_figure(value)}
+    if whole is None or not slices:
+        return ""
+    worst = min(slices, key=slices.__getitem__)
+    return f"NDCG@10 is lowest for {escape(worst)}: {number(slices[worst])}, beside {number(whole)} over all"
 
 
 def oracle_table(oracle: dict | None) -> str:

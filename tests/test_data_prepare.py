@@ -77,6 +77,21 @@ def test_a_split_without_events_is_left_out(tmp_path):
     assert InterestLog.load(output).num_events == 4
 
 
+def test_hostile_names_cannot_break_the_card(tmp_path):
+    hostile = "x | <script>alert(1)</script>\n# Title\n\n---\n[y](http://evil) {{ 7 * 7 }}"
+    texts = {"source": hostile, "licence": hostile, "notes": [hostile, "`column` is read as text"]}
+    folder = write_dataset(*frames(), tmp_path / "data", dropped={hostile: 2}, quiet=True, **texts)
+    plain = write_dataset(*frames(), tmp_path / "plain", dropped={"x": 2}, quiet=True, notes=["x", "x"])
+    body = (folder / "README.md").read_text().split("\n---\n\n", 1)[1]
+    headings = [
+        line for line in (plain / "README.md").read_text().split("\n---\n\n", 1)[1].splitlines() if line[:1] == "#"
+    ]
+    assert [line for line in body.splitlines() if line[:1] == "#"][1:] == headings[1:]
+    assert "<script" not in body and "](http" not in body.replace("\\]", "")
+    assert "- `column` is read as text" in body
+    assert read_facts(folder / "README.md")["licence"] == hostile
+
+
 def test_everything_dropped_is_counted_in_the_card_and_printed(tmp_path, capsys):
     folder = rating_folder(tmp_path / "ml")
     with open(folder / "ratings.csv", "a") as file:

@@ -107,6 +107,15 @@ def test_every_figure_stands_beside_the_same_of_every_baseline(perfect):
         assert perfect["paired"].keys() >= {metric} and perfect["paired"][metric]["baseline"] in BASELINES
     assert perfect["paired"]["future.cross_entropy"]["difference"] < 0
     assert perfect["slices"]["cold_users"] is None or perfect["slices"]["cold_users"]["cases"] > 0
+    for thirds in (("quiet_users", "usual_users", "busy_users"), ("rare_items", "usual_items", "popular_items")):
+        for slices in (
+            perfect["slices"],
+            *(perfect["baselines"][name]["slices"] for name in ("popularity", "ease_decay")),
+        ):
+            parts = [slices[name] for name in thirds if slices[name] is not None]
+            assert sum(part["cases"] for part in parts) == perfect["ranking"]["cases"]
+    rare, popular = (perfect["baselines"]["popularity"]["slices"][name] for name in ("rare_items", "popular_items"))
+    assert rare["ndcg@10"] < popular["ndcg@10"]
     assert "shuffled_history" in perfect["controls"] and "time_shuffled" in perfect["controls"]
 
 

@@ -6,8 +6,10 @@ The reading process cannot import `interest_lm` and starts with an empty cache; 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from interest_lm.publishing.export import save_checkpoint
 from interest_lm.publishing.push import push_adapter, push_dataset, push_model
 
 
+ROOT = Path(__file__).resolve().parents[1]
 ANSWERS = """
 import json, sys
 sys.modules["interest_lm"] = None
@@ -118,15 +121,6 @@ found["never pulled"] = refused(lambda: AutoModel.from_pretrained("tester/other"
 print(json.dumps(found))
 """
 )
-
-# What the README promises: five lines, from a repository's id to a profile.
-FIVE_LINES = """
-from transformers import pipeline
-pipe = pipeline("user-interest", model="tester/films", revision="{commit}", trust_remote_code=True)
-history = [{{"title": "Heat (1995)", "timestamp": "1997-03-01"}}, {{"title": "Jazz album", "timestamp": "1997-03-05"}}]
-for row in pipe({{"history": history}})["domains"]:
-    print(row["domain"], round(row["interest"], 2), row["trend"])
-"""
 
 WITH_THE_PACKAGE = """
 import json, sys
@@ -287,17 +281,28 @@ def test_offline_the_cache_is_enough(read, published, hub_process, home):
     assert "OSError" in found["never pulled"]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/hub.md"])
+def test_the_promised_five_lines_are_five(page):
+    assert len(five_lines(page)) == 5
+
+
+def five_lines(page: str) -> list[str]:
+    """The snippet of a page that goes from a repository's id to a profile."""
+    (snippet,) = re.findall(
+        r"```python\n(from transformers import pipeline\n.*?)```", (ROOT / page).read_text(), flags=re.S
+    )
+    return [line for line in snippet.splitlines() if line]
+
+
 def test_five_lines_from_an_id_to_a_profile(published, hub_process, tmp_path):
-    blocked = "import sys\nsys.modules['interest_lm'] = None\n"
-    script = FIVE_LINES.format(commit=published["commit"])
-    assert len(script.strip().splitlines()) == 5
-    done = hub_process([sys.executable, "-c", blocked + script], tmp_path, PYTHONPATH=None, PYTHONSAFEPATH="1")
+    script = "\n".join(five_lines("README.md")).replace("owner/films", "tester/films")
+    script = "import sys\nsys.modules['interest_lm'] = None\n" + script.replace(
+        "FULL_COMMIT_HASH", published["commit"]
+    )
+    done = hub_process([sys.executable, "-c", script], tmp_path, PYTHONPATH=None, PYTHONSAFEPATH="1")
     rows = [line.rsplit(maxsplit=2) for line in done.stdout.splitlines()]
-    assert [row[0] for row in rows].count("Film > Crime") == 1 and {row[2] for row in rows} <= {
-        "steady",
-        "growing",
-        "fading",
-    }
+    assert [row[0] for row in rows].count("Film > Crime") == 1
+    assert {row[2] for row in rows} <= {"steady", "growing", "fading"}
 
 
 def test_the_package_loads_from_the_hub_too(published, trained, hub_process, tmp_path):

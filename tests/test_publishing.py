@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 
 from interest_lm.configuration_interest import InterestConfig
+from interest_lm.data.markdown import escape, number
 from interest_lm.modeling_interest import InterestModel
 from interest_lm.processing_interest import InterestProcessor
 from interest_lm.publishing.card import render_card
@@ -25,7 +26,6 @@ from interest_lm.publishing.export import (
     update_results,
 )
 from interest_lm.publishing.files import is_local_path, write_json
-from interest_lm.publishing.markdown import escape, number
 
 
 DOMAINS = [["Film", "Crime"], ["Film", "Drama"], ["Music"]]
@@ -57,7 +57,13 @@ RESULTS = {
         "mixture": {"ranking": None, "future": {"cross_entropy": 1.4, "kl": float("nan")}},
     },
     "controls": {"shuffled_history": {"ranking": {"ndcg@10": 0.11, "mrr": 0.3}}, "random_text": None},
-    "slices": {"cold_items": {"ndcg@10": 0.05, "cases": 7, "among_cold": {"ndcg@10": 0.4}}, "cold_users": None},
+    "slices": {
+        "cold_items": {"ndcg@10": 0.05, "cases": 7, "among_cold": {"ndcg@10": 0.4}},
+        "cold_users": None,
+        "quiet_users": {"ndcg@10": 0.1, "cases": 200},
+        "popular_items": {"ndcg@10": 0.3, "cases": 300},
+    },
+    "ablations": {"no_text": {"ranking": {"ndcg@10": 0.15}}, "no_drift": {"future": {"cross_entropy": 1.52}}},
     "best_baseline": {"ranking": "ease_decay"},
     "intervals": {"ranking.ndcg@10": [0.188, 0.204]},
     "protocol": {"rule": "each user's last event", "headline": "filtered", "users": 610, "tuned_on": "validation"},
@@ -71,7 +77,14 @@ RESULTS = {
     },
     "oracle": {"future": {"cross_entropy": 1.2, "over_mixture": {"gain_percent": 14.3, "model_share_of_gain": 0.85}}},
 }
-TRAINING = {"minutes": 3.5, "lora": {"r": 8}, "log": [{"step": 40, "epoch": 1.5, "eval_objective": 0.3, "x": None}]}
+TRAINING = {
+    "minutes": 3.5,
+    "lora": {"r": 8},
+    "recipe": {"learning_rate": 0.002, "horizons": None},
+    "backbone": "owner/encoder",
+    "backbone_revision": "0123abc",
+    "log": [{"step": 40, "epoch": 1.5, "eval_objective": 0.3, "x": None}],
+}
 FACTS = {
     "name": "movies",
     "recipe": "movielens",
@@ -296,6 +309,12 @@ def test_card_shows_the_model_beside_every_baseline(config):
     assert "| cold_items | this model | 7 | 0.0500 | - | - |" in rows
     assert "| cold_items | ease_decay | 7 | 0.0100 | - | - |" in rows
     assert "| cold_items, among themselves | this model | 7 | 0.4000 | - | - |" in rows
+    assert "| quiet_users | this model | 200 | 0.1000 | - | - |" in rows
+    assert "NDCG@10 is lowest for cold_items: 0.0500, beside 0.1959 over all." in text
+    assert "|  | ranking.ndcg@10 | future.cross_entropy |" in rows
+    assert "| whole | 0.1959 | 1.4890 |" in rows and "| no_text | 0.1500 | - |" in rows
+    assert "| text backbone | owner/encoder |" in rows and "| its revision | 0123abc |" in rows
+    assert "| recipe.learning_rate | 0.0020 |" in rows
     assert "| ranking.ndcg@10 | ease_decay | 0.0689 | [0.0600, 0.0800] |" in rows
     assert "| future | mixture | 14.3 % | 85% |" in rows
     assert "each user's last event; 610 users asked" in text
@@ -305,6 +324,26 @@ def test_card_shows_the_model_beside_every_baseline(config):
     assert "| lora.r | 8 |" in rows and "| 40 | 1.50 | 0.3000 |" in rows
     assert "1, 7, 28 days" in text
     assert "a value of at least 4" in text
+
+
+def test_cards_say_how_to_load_and_cite_what_they_pin(config):
+    whole = render_card(config=config, name="films", repository="owner/films", revision="v-1", licence="mit")
+    snippet = re.search(r"```python\n(.*?)```", whole.text, flags=re.S)[1]
+    compile(snippet, "card", "exec")
+    assert snippet.count('"owner/films", revision="v-1"') == snippet.count("from_pretrained(") == 2
+    assert "howpublished = {Hugging Face Hub, owner/films, revision v-1}" in whole.text
+    assert whole.data.license == "mit" and whole.data.library_name == "transformers"
+    adapter = render_card(
+        config=config, name="films", repository="owner/lora", revision="v-2", base=("owner/base", "abc")
+    )
+    snippet = re.search(r"```python\n(.*?)```", adapter.text, flags=re.S)[1]
+    compile(snippet, "card", "exec")
+    assert 'AutoPeftModelForFeatureExtraction.from_pretrained("owner/lora", revision="v-2"' in snippet
+    assert 'AutoProcessor.from_pretrained("owner/base", revision="abc"' in snippet
+    assert "| adapter for | owner/base at commit abc |" in adapter.text
+    assert (adapter.data.base_model, adapter.data.base_model_relation) == ("owner/base", "adapter")
+    here = render_card(config=config, name="films")
+    assert "howpublished" not in here.text
 
 
 def test_card_metadata_are_a_valid_model_index(config):
@@ -332,9 +371,21 @@ def test_card_without_results_says_so(config):
 def test_hostile_texts_cannot_break_the_card(config):
     harmless = render_card(config=config, results=RESULTS, facts=FACTS, training={"steps": 5})
     results = RESULTS | {"baselines": {HOSTILE: RESULTS["baselines"]["ease_decay"]}, "reasons": {"change": HOSTILE}}
+    results |= {
+        "ablations": {HOSTILE: RESULTS["ablations"]["no_text"]},
+        "controls": {HOSTILE: RESULTS["ablations"]["no_text"]},
+    }
+    results |= {"slices": {HOSTILE: RESULTS["slices"]["cold_items"]}, "split": HOSTILE}
     facts = FACTS | {"name": HOSTILE, "licence": HOSTILE, "source": HOSTILE, "dropped": {HOSTILE: 2}}
+    training = {HOSTILE: HOSTILE, "recipe": {HOSTILE: [HOSTILE]}, "backbone_revision": HOSTILE}
     card = render_card(
-        config=config, results=results, facts=facts, training={HOSTILE: HOSTILE}, name=HOSTILE, repository=HOSTILE
+        config=config,
+        results=results,
+        facts=facts,
+        training=training,
+        name=HOSTILE,
+        repository=HOSTILE,
+        revision=HOSTILE,
     )
     text = card.text
     assert "<script" not in text and "49" not in re.findall(r"\{\{.*?\}\}", text)

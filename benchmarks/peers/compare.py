@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from interest_lm.data.log import TEST, InterestLog
+from interest_lm.data.markdown import escape, number, table
 from interest_lm.evaluation.baselines.ease_decay import EaseDecay
 from interest_lm.evaluation.baselines.item_knn import ItemKNN
 from interest_lm.evaluation.baselines.popularity import Popularity
@@ -33,7 +34,6 @@ from interest_lm.evaluation.predictions import ListPredictor, template
 from interest_lm.evaluation.protocol import FILTER_BELOW, TUNING_USERS
 from interest_lm.evaluation.ranking import Ranker, place_targets
 from interest_lm.publishing.export import load_checkpoint, training_facts
-from interest_lm.publishing.markdown import escape, number, table
 from interest_lm.publishing.measure import CACHE_FOLDER
 from interest_lm.recommendation.log_tensors import LogTensors
 
