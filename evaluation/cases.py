@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import scipy.sparse as sp
 
-from ..data.labels import PopulationTable, change_rate, future_counts, history_range, overall_labels
+from ..data.labels import PopulationTable, change_rate, future_counts, history_range, node_shares, overall_labels
 from .folds import Fold, cut_fold
 
 
@@ -21,6 +21,7 @@ EVENTS_PER_USER = 5  # rolling targets of one user in one split (`global-time`)
 MIN_HISTORY = 5  # events that a forecast needs before the cut (`global-time`; one for `leave-last`)
 ENOUGH_CASES = 600  # forecasts to tune on; fewer are joined by those of earlier cuts
 EARLIER_CUTS = 5
+LONG_RUN_STRENGTH = 5.0  # events that the population is worth in the interest that a change rate starts from
 MIN_COMPLETION = 4  # events that a completion needs before the cut: two to see and two to guess
 
 
@@ -115,6 +116,7 @@ class ForecastCases:
         counts, totals, mask (`(Q, H, K)`, `(Q, H)`, `(Q, H)`): what happened, see `FutureCounts`.
         reference_horizon (`float`), reference_counts (`(Q, K)`), reference_mask (`(Q,)`): the window of the change rate.
         rate, gate (`np.ndarray` of shape `(Q, K)`): the change label and where it counts; None for one-event horizons.
+        interest (`np.ndarray` of shape `(Q, K)`): the long-run share that the label starts from; None where it is.
     """
 
     user: np.ndarray
@@ -131,6 +133,7 @@ class ForecastCases:
     reference_mask: np.ndarray
     rate: np.ndarray | None
     gate: np.ndarray | None
+    interest: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -330,7 +333,7 @@ def forecast_cases(
     reference = windows.index(reference_horizon)
     population = PopulationTable.build(log, fold.known).shares(time)[:, 0]
     labelled = (history_counts, future.counts[:, reference], log.tree)
-    rate, gate = change_rate(*labelled, population=population)
+    rate, gate = change_rate(*labelled, population=population, population_strength=LONG_RUN_STRENGTH)
     cases = ForecastCases(
         user=user,
         time=time,
@@ -346,6 +349,7 @@ def forecast_cases(
         reference_mask=future.mask[:, reference],
         rate=rate,
         gate=gate & future.mask[:, reference, None],
+        interest=node_shares(history_counts, log.tree, population, LONG_RUN_STRENGTH),
     )
     return take(cases, np.flatnonzero(future.mask.any(1)))
 

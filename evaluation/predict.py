@@ -37,11 +37,13 @@ class ModelPredictor:
         progress: bool = True,
     ):
         self.model, self.processor, self.log, self.batch_size = model, processor, log, batch_size
+        self.seconds_later = 0
         self.tensors = tensors or LogTensors(log, model, processor, cache_dir=cache_dir, progress=progress)
 
     def forward(self, histories, time: np.ndarray, **inputs) -> InterestOutput:
         """One pass over some cases; what the output says at queries has one row per case."""
         batch = self.tensors.items() | self.tensors.queries(histories, time, self.model.config.max_history) | inputs
+        batch["query_times"] = batch["query_times"] + self.seconds_later
         batch = {
             name: value.to(self.model.device) if isinstance(value, torch.Tensor) else value
             for name, value in batch.items()
@@ -73,6 +75,17 @@ class ModelPredictor:
         order = np.random.default_rng(seed).permutation(self.log.num_items)
         tensors.item_text_index = self.tensors.item_text_index[torch.from_numpy(order)]
         return ModelPredictor(self.model, self.processor, self.log, self.batch_size, tensors=tensors)
+
+    def asked_later(self, seconds: int) -> ModelPredictor | None:
+        """The same model, told that every question comes so many seconds later than it does: does it matter when one asks?
+
+        What it knows of the person and of everybody stays that of the true moment. None for a model that knows order only.
+        """
+        if self.model.config.time_unit != "seconds":
+            return None
+        other = copy.copy(self)
+        other.seconds_later = seconds
+        return other
 
     def batches(self, cases):
         """Slices of the cases, similar lengths and cases of one user together: `(rows, cases of these rows)`."""

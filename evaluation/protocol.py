@@ -59,7 +59,7 @@ def evaluate(
         predictor (*optional*): an object with any of `rank(cases, rows) -> (n, I)`, `forecast(cases) -> dict` (`future`
             `(Q, H, K)`, `change_rate (Q, K)`, `intensity (Q, H)`), `completion(cases) -> (Q, K)`, `overall(cases) -> (Q,)`
             logits, `ratings(cases) -> (Q,)`, `with_random_text(seed)` (itself, reading the items' texts permuted, for the
-            control). None measures the baselines alone.
+            control), `asked_later(seconds)` (itself, told that questions come later, for the control). None measures the baselines alone.
         horizons (`Sequence[float]`), horizon_unit (`str`): windows in `"days"` or `"events"`. Under `leave-last` the only
             window is the next event, whatever is given.
         reference_horizon (`float`): the window of the change rate.
@@ -151,8 +151,11 @@ def _results(run: Run, name: str | None, split: str, protocol: dict) -> dict:
             for score in scores.values():
                 score.figures["skill"] = skill(score.figures["cross_entropy"], reference)
         if model is not None and strongest is not None:
-            paired |= _paired(group, model, scores[strongest], strongest)
             metric = HEADLINE[group][0]
+            paired |= _paired(group, metric, model, scores[strongest], strongest)
+            if group == "future":
+                for figure in ("kl", *model.by_horizon):
+                    paired |= _paired(group, figure, model, scores[strongest], strongest)
             if group in ("future", "completion") and metric in model.replicates and len(model.replicates[metric]):
                 ratio = 1.0 - model.replicates[metric] / scores[strongest].replicates[metric]
                 intervals[f"{group}.skill"] = interval(ratio)
@@ -174,19 +177,24 @@ def _results(run: Run, name: str | None, split: str, protocol: dict) -> dict:
     return results | {"intervals": intervals, "paired": paired, "reasons": run.reasons}
 
 
-def _paired(group: str, model: Score, baseline: Score, name: str) -> dict:
-    """Model minus the best baseline over the same draws of users; in per cent of the baseline for cross-entropies."""
-    metric = HEADLINE[group][0]
-    relative = metric == "cross_entropy"
-    difference = model.figures[metric] - baseline.figures[metric]
-    if metric not in model.replicates or metric not in baseline.replicates:
+def _paired(group: str, metric: str, model: Score, baseline: Score, name: str) -> dict:
+    """Model minus the best baseline over the same draws of users; in per cent of the baseline for cross-entropies and KL.
+    `metric@horizon` is that of one horizon."""
+    figure, _, horizon = metric.partition("@") if group == "future" else (metric, "", "")
+    relative = figure in ("cross_entropy", "kl")
+    own, reference = (
+        part.figures["per_horizon"][horizon][figure] if horizon else part.figures[figure] for part in (model, baseline)
+    )
+    difference = own - reference
+    ours, theirs = (part.replicates | part.by_horizon for part in (model, baseline))
+    if metric not in ours or metric not in theirs:
         drawn = np.zeros(0)
     else:
-        drawn = model.replicates[metric] - baseline.replicates[metric]
-        drawn = 100.0 * drawn / baseline.replicates[metric] if relative else drawn
+        drawn = ours[metric] - theirs[metric]
+        drawn = 100.0 * drawn / theirs[metric] if relative else drawn
     entry = {
         "baseline": name,
-        "difference": 100.0 * difference / baseline.figures[metric] if relative else difference,
+        "difference": 100.0 * difference / reference if relative else difference,
         "unit": "per cent" if relative else "absolute",
         "interval": interval(drawn) if len(drawn) else None,
     }

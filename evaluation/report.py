@@ -17,9 +17,9 @@ COLUMNS = {
     "ranking": ("ndcg@10", "hit_rate@10", "mrr"),
     "overall": ("auc", "accuracy", "f1", "log_loss", "ece"),
     "completion": ("cross_entropy", "kl", "js", "skill"),
-    "future": ("cross_entropy", "kl", "js", "skill"),
-    "change": ("auc", "balanced_accuracy", "spearman", "mae"),
-    "intensity": ("nb_deviance", "poisson_deviance", "mae"),
+    "future": ("cross_entropy", "kl", "js", "skill", "coverage_80"),
+    "change": ("auc", "stratified_auc", "balanced_accuracy", "spearman", "mae"),
+    "intensity": ("nb_deviance", "poisson_deviance", "mae", "coverage_80"),
     "rating": ("rmse", "mae"),
 }
 IMPRESSION_COLUMNS = (
@@ -28,6 +28,7 @@ IMPRESSION_COLUMNS = (
     "impression_auc",
     "impression_ndcg@10",
 )  # of "overall", where the log has impressions
+SHUFFLED_COLUMNS = {"future": ("over_shrinkage", "kl_skill"), "change": ("auc", "stratified_auc")}
 SMALLER_IS_BETTER = frozenset(
     {"cross_entropy", "kl", "js", "mae", "rmse", "nb_deviance", "poisson_deviance", "log_loss", "ece", "brier"}
 )
@@ -88,6 +89,7 @@ def print_table(results: dict, console: Console | None = None) -> None:
         mixed = shuffled["baselines"]["future"]["mixture"]["cross_entropy"]
         skilled = f", the model's skill {ours['skill']:+.4f}" if ours else ""
         console.print(f"time-shuffled log: mixture cross-entropy {mixed:.4f}{skilled}", highlight=False)
+        _print_differences(results, shuffled["real_minus_shuffled"], console)
     for group, figures in results.get("oracle", {}).items():
         for against, entry in figures.items():
             if against.startswith("over_"):
@@ -98,6 +100,27 @@ def print_table(results: dict, console: Console | None = None) -> None:
     console.print(
         "[dim]* best baseline; ↓ smaller is better; intervals: 95 %, bootstrap over users[/]", highlight=False
     )
+
+
+def _print_differences(results: dict, found: dict, console: Console) -> None:
+    for group, metrics in SHUFFLED_COLUMNS.items():
+        rows = [
+            (name, entry[metric], metric)
+            for metric in metrics
+            for name, entry in found[group].items()
+            if metric in entry
+        ]
+        if not rows:
+            continue
+        table = Table(title=f"{group}: real minus time-shuffled log", title_justify="left")
+        for column in ("", "figure", "real", "shuffled", "difference"):
+            table.add_column(column, justify="left" if column in ("", "figure") else "right")
+        for name, entry, metric in rows:
+            label = (results["model"] or "model") if name == "model" else name
+            difference = _cell(entry, "difference", {f"{group}.difference": entry["interval"]}, group)
+            shown = [_cell(entry, part, {}, group) for part in ("real", "shuffled")]
+            table.add_row(label, metric, *shown, difference, style="bold" if name == "model" else None)
+        console.print(table)
 
 
 def to_json(results: dict) -> dict:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .bootstrap import UserBootstrap, interval
 from .cases import CompletionCases, ForecastCases, OverallCases, RankingCases
+from .metrics.calibration import ENOUGH, beta_binomial_pit, covered, negative_binomial_pit
 from .metrics.change import change_metrics
 from .metrics.forecast import forecast_values
 from .metrics.impressions import impression_values
@@ -30,10 +31,12 @@ FORECAST_FIGURES = ("cross_entropy", "kl", "js")
 
 @dataclass
 class Score:
-    """Figures (may nest) and the bootstrap replicates `{figure: (B,)}` behind the intervals of the top ones."""
+    """Figures (may nest) and the bootstrap replicates `{figure: (B,)}` behind the intervals of the top ones; `by_horizon` holds
+    those of `kl@HORIZON`."""
 
     figures: dict
     replicates: dict[str, np.ndarray] = field(default_factory=dict)
+    by_horizon: dict[str, np.ndarray] = field(default_factory=dict)
 
     def intervals(self) -> dict[str, list[float] | None]:
         """95 % intervals over users."""
@@ -133,17 +136,66 @@ def score_shares(
         }
     flat = values[:, observed].reshape(len(values), -1)
     drawn = UserBootstrap(users, replicates, seed).means(flat)
-    drawn = np.nanmean(drawn.reshape(len(drawn), -1, len(FORECAST_FIGURES)), axis=1) if len(drawn) else drawn[:, :3]
-    return Score(figures, dict(zip(FORECAST_FIGURES, drawn.T, strict=True)))
+    drawn = drawn.reshape(len(drawn), int(observed.sum()), tree.num_levels, len(FORECAST_FIGURES)).mean(2)
+    kl = drawn[..., FORECAST_FIGURES.index("kl")]
+    by_horizon = {f"kl@{labels[h]}": kl[:, column] for column, h in enumerate(np.flatnonzero(observed))}
+    replicated = dict(zip(FORECAST_FIGURES, drawn.mean(1).T, strict=True))
+    return Score(figures, replicated, by_horizon if len(labels) > 1 else {})
 
 
 def score_future(
-    cases: ForecastCases, shares: np.ndarray, tree: DomainTree, replicates: int, seed: int, name: str
+    cases: ForecastCases,
+    shares: np.ndarray,
+    tree: DomainTree,
+    replicates: int,
+    seed: int,
+    name: str,
+    concentration: np.ndarray | None = None,
 ) -> Score:
-    """[`score_shares`] of forecasts `(Q, H, K)`."""
+    """[`score_shares`] of forecasts `(Q, H, K)`; with their `concentration (Q, H, K)` also `coverage_80`."""
     labels = [f"{horizon:g}" for horizon in cases.horizons]
-    counts = cases.counts * cases.mask[:, :, None]
-    return score_shares(cases.user, counts, np.asarray(shares), labels, tree, replicates, seed, name)
+    counts, shares = cases.counts * cases.mask[:, :, None], np.asarray(shares)
+    score = score_shares(cases.user, counts, shares, labels, tree, replicates, seed, name)
+    if concentration is not None and score.figures:
+        inside = covered(_sibling_transforms(counts, shares, np.asarray(concentration), tree, seed))
+        _add_coverage(score, cases, inside, replicates, seed)
+    return score
+
+
+def _sibling_transforms(
+    counts: np.ndarray, shares: np.ndarray, concentration: np.ndarray, tree: DomainTree, seed: int
+) -> np.ndarray:
+    """Randomised PIT of every domain's count among its siblings `(Q, H, K)`, given theirs together; NaN where fewer than five
+    events were expected, or where there are no siblings."""
+    top = tree.parent < 0
+    totals, above = counts[..., np.maximum(tree.parent, 0)], shares[..., np.maximum(tree.parent, 0)]
+    totals[..., top] = counts[..., top].sum(-1, keepdims=True)
+    above[..., top] = shares[..., top].sum(-1, keepdims=True)
+    conditional = shares / np.maximum(above, 1e-12)
+    only = np.bincount(tree.parent + 1, minlength=len(tree) + 1)[tree.parent + 1] == 1
+    cell = np.nonzero((totals * conditional >= ENOUGH) & ~only & (conditional < 1.0))
+    transforms = np.full(counts.shape, np.nan)
+    random = np.random.default_rng(seed)
+    transforms[cell] = beta_binomial_pit(counts[cell], totals[cell], conditional[cell], concentration[cell], random)
+    return transforms
+
+
+def _add_coverage(score: Score, cases: ForecastCases, inside: np.ndarray, replicates: int, seed: int) -> None:
+    """Share of the cells `(Q, H, ...)` that lie in the central 80 %, all together and per horizon."""
+    inside = inside.reshape(len(inside), len(cases.horizons), -1)
+    number = np.isfinite(inside).sum(2)
+    total = np.nansum(inside, axis=2)
+    score.figures |= {"coverage_80": float(total.sum() / max(number.sum(), 1)), "coverage_cells": int(number.sum())}
+    if not number.any():
+        score.figures["coverage_80"] = np.nan
+    for position, horizon in enumerate(cases.horizons):
+        entry = score.figures["per_horizon"].get(f"{horizon:g}")
+        if entry is not None and number[:, position].any():
+            share = float(total[:, position].sum() / number[:, position].sum())
+            entry |= {"coverage_80": share, "coverage_cells": int(number[:, position].sum())}
+    drawn = UserBootstrap(cases.user, replicates, seed).means(np.stack([total.sum(1), number.sum(1)], 1).astype(float))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        score.replicates["coverage_80"] = drawn[:, 0] / drawn[:, 1]
 
 
 def score_completion(
@@ -161,14 +213,26 @@ def score_change(cases: ForecastCases, rates: np.ndarray, replicates: int, seed:
         raise ValueError(f"{name}: change rates have shape {rates.shape}, expected {cases.rate.shape}")
     row, node = np.nonzero(cases.gate)
     labels, rates = cases.rate[row, node], rates[row, node]
-    figures = change_metrics(labels, rates) | {"pairs": len(row), "clear_pairs": int((np.abs(labels) > 0.2).sum())}
+    interest = None if cases.interest is None else cases.interest[row, node]
+    figures = change_metrics(labels, rates, None, interest) | {
+        "pairs": len(row),
+        "clear_pairs": int((np.abs(labels) > 0.2).sum()),
+    }
     draws = UserBootstrap(cases.user, replicates, seed)
-    drawn = draws.apply(lambda weights: change_metrics(labels, rates, weights), row) if len(row) else {}
+    drawn = draws.apply(lambda weights: change_metrics(labels, rates, weights, interest), row) if len(row) else {}
     return Score(figures, drawn)
 
 
-def score_intensity(cases: ForecastCases, means: np.ndarray, replicates: int, seed: int, name: str) -> Score:
-    """Deviances and errors of expected counts `(Q, H)`, averages over horizons of means over users."""
+def score_intensity(
+    cases: ForecastCases,
+    means: np.ndarray,
+    replicates: int,
+    seed: int,
+    name: str,
+    sizes: np.ndarray | None = None,
+) -> Score:
+    """Deviances and errors of expected counts `(Q, H)`, averages over horizons of means over users; with the `sizes (Q, H)` of
+    their negative binomials also `coverage_80`."""
     means = np.asarray(means)
     if means.shape != cases.totals.shape:
         raise ValueError(f"{name}: intensities have shape {means.shape}, expected {cases.totals.shape}")
@@ -194,7 +258,14 @@ def score_intensity(cases: ForecastCases, means: np.ndarray, replicates: int, se
     figures = {figure: float(np.mean([part[figure] for part in parts])) for figure in names} | figures
     drawn = UserBootstrap(cases.user, replicates, seed).means(np.concatenate(columns, axis=1))
     drawn = drawn.reshape(len(drawn), len(columns), len(names)).mean(1)
-    return Score(figures, dict(zip(names, drawn.T, strict=True)))
+    score = Score(figures, dict(zip(names, drawn.T, strict=True)))
+    if sizes is not None:
+        cell = cases.mask & (means >= ENOUGH)
+        transforms = np.full(means.shape, np.nan)
+        random = np.random.default_rng(seed)
+        transforms[cell] = negative_binomial_pit(cases.totals[cell], means[cell], np.asarray(sizes)[cell], random)
+        _add_coverage(score, cases, covered(transforms)[:, :, None], replicates, seed)
+    return score
 
 
 def score_overall(cases: OverallCases, logits: np.ndarray, replicates: int, seed: int, name: str) -> Score:

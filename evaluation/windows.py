@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from ..data.labels import SECONDS_PER_DAY
 from ..data.oracle import oracle_for
 from .baselines.change import MeanReversion, MixtureRate, Trend, ZeroChange
 from .baselines.decayed_counts import DecayedCounts
@@ -15,13 +18,16 @@ from .baselines.mixture import Mixture
 from .baselines.population import PopulationShares
 from .baselines.rates import EWMARate, HistoryRate
 from .baselines.shrinkage import Shrinkage
+from .bootstrap import interval
 from .cases import ForecastCases, forecast_cases, shuffled, time_shuffled_log, tuning_forecasts
 from .folds import Fold, window_fold
 from .metrics.forecast import skill
-from .run import MODEL, Run
-from .scoring import score_change, score_future, score_intensity
+from .run import MODEL, Run, best_baseline
+from .scoring import Score, score_change, score_future, score_intensity
 
 
+HALF_DAY = SECONDS_PER_DAY // 2
+WINDOW_LATER = 30 * SECONDS_PER_DAY  # where windows are of events
 _SHARES = (PopulationShares, LastWindow, HistoryMean, Shrinkage, EWMA, DecayedCounts, Mixture)
 
 
@@ -130,19 +136,36 @@ def _model_forecast(run: Run, cases: ForecastCases) -> None:
         if answer.get(key) is None:
             run.lacks(f"`{key}`", group)
         elif group == "future":
-            score = score_future(cases, answer[key], run.log.tree, run.replicates, run.seed, MODEL)
+            kappa = answer.get("concentration")
+            score = score_future(cases, answer[key], run.log.tree, run.replicates, run.seed, MODEL, kappa)
             run.add(group, MODEL, score)
         elif group == "change":
             run.add(group, MODEL, score_change(cases, answer[key], run.replicates, run.seed, MODEL))
         else:
-            run.add(group, MODEL, score_intensity(cases, answer[key], run.replicates, run.seed, MODEL))
-    if MODEL in run.scores.get("future", {}):
-        answer = run.predictor.forecast(shuffled(cases, run.log, run.seed))
-        control = score_future(cases, answer["future"], run.log.tree, 0, run.seed, MODEL).figures
-        run.controls.setdefault("shuffled_history", {})["future"] = control
-        if MODEL in run.scores.get("change", {}) and answer.get("change_rate") is not None:
-            control = score_change(cases, answer["change_rate"], 0, run.seed, MODEL).figures
-            run.controls["shuffled_history"]["change"] = control
+            sizes = answer.get("intensity_dispersion")
+            run.add(group, MODEL, score_intensity(cases, answer[key], run.replicates, run.seed, MODEL, sizes))
+    if MODEL not in run.scores.get("future", {}):
+        return
+    _control(run, "shuffled_history", cases, run.predictor.forecast(shuffled(cases, run.log, run.seed)))
+    if not run.answers("asked_later"):
+        run.reasons["controls.query_later"] = "the predictor cannot be asked as if it were later"
+        return
+    window = int(cases.reference_horizon * SECONDS_PER_DAY) if cases.unit == "days" else WINDOW_LATER
+    for name, seconds in (("query_half_day_later", HALF_DAY), ("query_window_later", window)):
+        if (later := run.predictor.asked_later(seconds)) is None:
+            run.reasons["controls.query_later"] = "the log has no times"
+            return
+        run.say(f"control: {name.replace('_', ' ')}")
+        _control(run, name, cases, later.forecast(cases))
+
+
+def _control(run: Run, name: str, cases: ForecastCases, answer: dict) -> None:
+    """Figures of the model's answer under a control, on the real labels."""
+    figures = score_future(cases, answer["future"], run.log.tree, 0, run.seed, MODEL).figures
+    run.controls.setdefault(name, {})["future"] = figures
+    if MODEL in run.scores.get("change", {}) and answer.get("change_rate") is not None:
+        figures = score_change(cases, answer["change_rate"], 0, run.seed, MODEL).figures
+        run.controls[name]["change"] = figures
 
 
 def _time_shuffled(run: Run, horizons: tuple[float, ...], unit: str, reference: float, tuning: Fold) -> None:
@@ -153,30 +176,95 @@ def _time_shuffled(run: Run, horizons: tuple[float, ...], unit: str, reference: 
     tuning_cases = tuning_forecasts(log, run.asked, tuning, horizons, unit, reference, run.tuning_users)
     if not len(cases.user) or not len(tuning_cases.user):
         return
-    future: dict[str, dict] = {}
-    change: dict[str, dict] = {}
+    scores: dict[str, dict[str, Score]] = {"future": {}, "change": {}}
     with_change = "change" not in run.reasons and cases.gate.any()
-    for baseline in (Shrinkage(), Mixture()):
+
+    def add(group: str, name: str, answer) -> None:
+        given = (run.replicates, run.seed, name)
+        shares = group == "future"
+        score = score_future(cases, answer, log.tree, *given) if shares else score_change(cases, answer, *given)
+        scores[group][name] = score
+
+    for make in _SHARES:
+        baseline = make()
+        if not run.wants(baseline.name):
+            continue
         baseline.tune(log, tuning, tuning_cases)
         baseline.fit(log, run.asked)
-        answer = baseline.forecast(cases)["future"]
-        future[baseline.name] = score_future(cases, answer, log.tree, 0, run.seed, baseline.name).figures
-        if isinstance(baseline, Mixture) and with_change:
-            rates = MixtureRate(baseline).change_rate(cases)
-            change["mixture_rate"] = score_change(cases, rates, 0, run.seed, "mixture_rate").figures
-    if with_change:
-        for baseline in (Trend(), MeanReversion()):
+        add("future", baseline.name, baseline.forecast(cases)["future"])
+        if isinstance(baseline, Mixture) and with_change and run.wants("mixture_rate"):
+            add("change", "mixture_rate", MixtureRate(baseline).change_rate(cases))
+    for baseline in (ZeroChange(), Trend(), MeanReversion()) if with_change else ():
+        if run.wants(baseline.name):
             baseline.tune(log, tuning, tuning_cases)
             baseline.fit(log, run.asked)
-            rates = baseline.change_rate(cases)
-            change[baseline.name] = score_change(cases, rates, 0, run.seed, baseline.name).figures
-    control: dict = {"baselines": {"future": future, "change": change or None}}
+            add("change", baseline.name, baseline.change_rate(cases))
     if MODEL in run.scores.get("future", {}):
         items = cases.histories.items(log)
         answer = run.predictor.forecast(replace(cases, histories=replace(cases.histories, item=items)))
-        figures = score_future(cases, answer["future"], log.tree, 0, run.seed, MODEL).figures
-        figures["skill"] = skill(figures["cross_entropy"], min(f["cross_entropy"] for f in future.values()))
-        control["future"] = figures
+        add("future", MODEL, answer["future"])
         if with_change and answer.get("change_rate") is not None:
-            control["change"] = score_change(cases, answer["change_rate"], 0, run.seed, MODEL).figures
+            add("change", MODEL, answer["change_rate"])
+    baselines = {
+        group: {name: score.figures for name, score in found.items() if name != MODEL} or None
+        for group, found in scores.items()
+    }
+    control: dict = {"baselines": baselines}
+    for group, found in scores.items():
+        if MODEL in found:
+            control[group] = found[MODEL].figures
+    if "future" in control:
+        best = scores["future"][best_baseline(scores["future"], "future")]
+        control["future"]["skill"] = skill(control["future"]["cross_entropy"], best.figures["cross_entropy"])
+    control["real_minus_shuffled"] = real_minus_shuffled(run.scores, scores)
     run.controls["time_shuffled"] = control
+
+
+def real_minus_shuffled(real: dict[str, dict[str, Score]], mixed: dict[str, dict[str, Score]]) -> dict:
+    """What is skill: each figure on the real log, on the time-shuffled one, and the difference with its 95 % interval, the same
+    users drawn in both.
+
+    `future`: `skill` and `kl_skill`, one minus cross-entropy and KL over those of the best baseline of the same log, and
+    `over_shrinkage`, the same of cross-entropies over the whole history with a pull, which knows no time. `change`: `auc` and
+    `stratified_auc`.
+    """
+    ratios = []
+    if (best := best_baseline(real.get("future", {}), "future")) is not None:
+        ratios = [("skill", "cross_entropy", best), ("kl_skill", "kl", best)]
+        ratios += [("over_shrinkage", "cross_entropy", "shrinkage")] if "shrinkage" in mixed["future"] else []
+    found: dict = {"best_baseline": best, "future": {}, "change": {}}
+    for name, score in mixed["future"].items():
+        own = real.get("future", {}).get(name)
+        found["future"][name] = {
+            label: _difference(
+                *(
+                    (
+                        skill(part[name].figures[metric], part[against].figures[metric]),
+                        1.0 - part[name].replicates[metric] / part[against].replicates[metric],
+                    )
+                    for part in (real["future"], mixed["future"])
+                )
+            )
+            for label, metric, against in ratios
+            if own is not None and score.figures and against in real["future"] and against in mixed["future"]
+        }
+    for name in mixed["change"]:
+        if name in real.get("change", {}):
+            found["change"][name] = {
+                metric: _difference(
+                    *((part[name].figures[metric], part[name].replicates.get(metric, np.zeros(0)))
+                      for part in (real["change"], mixed["change"]))
+                )
+                for metric in ("auc", "stratified_auc")
+            }  # fmt: skip
+    return found
+
+
+def _difference(real: tuple[float, np.ndarray], mixed: tuple[float, np.ndarray]) -> dict:
+    drawn = real[1] - mixed[1]
+    return {
+        "real": real[0],
+        "shuffled": mixed[0],
+        "difference": real[0] - mixed[0],
+        "interval": interval(drawn) if len(drawn) else None,
+    }

@@ -21,6 +21,7 @@ from .card_tables import (
     reasons_list,
     results_tables,
     served_worst,
+    shuffled_table,
     slices_table,
 )
 from .files import is_local_path, plain
@@ -83,7 +84,7 @@ def render_card(
         processing=base[0] if base else None,
         summary=_rows(_summary(config, base_model, data, facts, training, base)),
         results=results_tables(results),
-        controls=controls_table(results),
+        controls="\n\n".join(part for part in (controls_table(results), shuffled_table(results)) if part),
         slices=slices_table(results),
         worst=served_worst(results),
         ablations=ablations_table(results),

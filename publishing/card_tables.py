@@ -5,7 +5,7 @@ from __future__ import annotations
 from huggingface_hub import EvalResult
 
 from ..data.markdown import escape, number, table
-from ..evaluation.report import COLUMNS, SMALLER_IS_BETTER
+from ..evaluation.report import COLUMNS, SHUFFLED_COLUMNS, SMALLER_IS_BETTER
 
 
 TASK = "user-interest"
@@ -19,6 +19,7 @@ TITLES = {
     "rating": "Rating",
 }
 CONTROLLED = (("ranking", "ndcg@10"), ("future", "cross_entropy"), ("future", "skill"), ("change", "auc"))
+UNRANKED = ("coverage_80",)  # neither more nor less is better: it should be .8
 RANKING_TITLES = {"filtered": "Ranking, seen items left out", "unfiltered": "Ranking, seen items kept"}
 HEADLINES = (
     ("ranking", "ndcg@10"),
@@ -82,7 +83,7 @@ def _group_table(results: dict, path: list[str]) -> str:
         for metric in metrics:
             value = row.get(metric)
             cell = number(value)
-            if _is_figure(value) and value == best[metric] and len(rows) > 1:
+            if _is_figure(value) and value == best[metric] and len(rows) > 1 and metric not in UNRANKED:
                 cell = f"**{cell}**"
             if place == 0 and len(path) == 1:
                 cell += _interval(intervals.get(f"{path[0]}.{metric}"), before=" ")
@@ -117,6 +118,21 @@ def ablations_table(results: dict) -> str:
 def _figure(content: dict, group: str, metric: str) -> float | None:
     value = (_section(content, [group]) or {}).get(metric)
     return value if _is_figure(value) else None
+
+
+def shuffled_table(results: dict) -> str:
+    """Model and baselines on the log as it is and on the one whose items are permuted over each person's times: only the
+    difference is what time tells."""
+    found = ((results.get("controls") or {}).get("time_shuffled") or {}).get("real_minus_shuffled") or {}
+    rows = []
+    for group, metrics in SHUFFLED_COLUMNS.items():
+        for metric in metrics:
+            for name, entries in (found.get(group) or {}).items():
+                if (entry := entries.get(metric)) is not None:
+                    label = "**this model**" if name == "model" else escape(name)
+                    figures = [number(entry["real"]), number(entry["shuffled"]), number(entry["difference"])]
+                    rows.append([f"{group}.{metric}", label, *figures, _interval(entry["interval"]) or "-"])
+    return table(["", "by", "real", "time-shuffled", "difference", "interval"], rows) if rows else ""
 
 
 def slices_table(results: dict) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...data.labels import node_shares
-from ..cases import ForecastCases
+from ..cases import LONG_RUN_STRENGTH, ForecastCases
 from ..folds import Fold
 from .mixture import Mixture
 from .shares import Evidence, Population, posterior
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ...data.log import InterestLog
 
 
-LONG_RUN_STRENGTH = 5.0  # as in the label
 WINDOW_STRENGTH = 7.0
 
 
