@@ -11,6 +11,7 @@ from .markdown import escape
 
 
 FACTS_KEY = "interest_lm"
+FAIR_RELIABILITY = 0.3
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
          (10_000_000, "1M<n<10M"))  # fmt: skip
 LABELS = """Labels are not stored: they are computed at a cut time `t` between two distinct timestamps, from the history strictly before `t`.
@@ -186,7 +187,60 @@ another one keep the order of the source. {facts["repeats"]:,} events are of an 
 ## Labels
 
 {LABELS.format(overall=overall)}
+## Is there change to find?
+
+{_change(facts.get("change"))}
+
 ## Notes
 
 {notes or "None."}
 """
+
+
+def verdict(reliability: float | None) -> str:
+    """What the reliability of a change rate means, for people."""
+    if reliability is None:
+        return "it cannot be measured twice: too few people have enough events on both sides of a moment"
+    if reliability < FAIR_RELIABILITY:
+        return "mostly noise: what a single window says of somebody's change tells little of what the next will say"
+    return "partly noise" if reliability < 0.7 else "mostly real"
+
+
+def _change(found: dict | None) -> str:
+    """Entropy floor of the next window and reliability of the change rate, measured on the training events."""
+    if not found or not found["forecast"]["cuts"]:
+        return "Not measured: no domains, or nobody with ten training events before and five within a window."
+    forecast, change = found["forecast"], found["change"]
+    rows = [
+        f"| {level} | {row['floor']:.3f} | {row['history']:.3f} | {row['population']:.3f} |"
+        for level, row in enumerate(forecast["cross_entropy"])
+    ]
+    windows = [
+        f"| {row['horizon']:g} {row['unit']} | {row['cuts']:,} | {row['reliability']:.2f} | "
+        f"{_figure(row['reliability_by_moment'])} |"
+        for row in found["windows"]
+    ]
+    reliability = change["reliability"]
+    return "\n".join(
+        [
+            f"The next {forecast['horizon']:g} {forecast['unit']}, cross-entropy in nats over {forecast['cuts']:,} cuts within "
+            f"the training events, median {forecast['events_per_window']:g} events a window. No forecast can go below the "
+            "floor, the entropy of what happened:",
+            "",
+            "| level | floor | own history | population |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"Split-half reliability of the change rate of that window: {_figure(reliability)} ({verdict(reliability)}). It is "
+            "the correlation of the rates of two random halves of the events, stepped up to the whole (Spearman-Brown); by "
+            "moment, events of one timestamp go into one half. Other windows:",
+            "",
+            "| window | cuts | reliability | by moment |",
+            "|---|---|---|---|",
+            *windows,
+        ]
+    )
+
+
+def _figure(number: float | None) -> str:
+    return "too few" if number is None else f"{number:.2f}"

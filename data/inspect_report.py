@@ -51,6 +51,14 @@ def print_inspection(report: dict, console: Console | None = None) -> None:
     if change["reliability"] is not None:
         console.print(f"change rate: split-half reliability {change['reliability']:.2f} over {change['pairs']:,} pairs of user "
                       f"and domain (halves by moment: {_shown(change['reliability_by_moment'])})")  # fmt: skip
+    if report["windows"]:
+        table = Table(title="split-half reliability of the change rate by window", title_justify="left")
+        for column in ("window", "cuts", "reliability", "by moment"):
+            table.add_column(column, justify="left" if column == "window" else "right")
+        for row in report["windows"]:
+            shown = (_shown(row[name]) for name in ("reliability", "reliability_by_moment"))
+            table.add_row(f"{row['horizon']:g} {row['unit']}", f"{row['cuts']:,}", *shown)
+        console.print(table)
     table = Table(title="what it supports", show_header=False, title_justify="left")
     table.add_column()
     table.add_column()

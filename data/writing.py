@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ..taxonomy_interest import DomainTree
-from .card import dataset_card, moment, read_facts
+from .card import dataset_card, moment, read_facts, verdict
 from .cleaning import checked_events, checked_items, drop_short_users, drop_unknown_items, merge_rows, sort_events
 from .impressions import COLUMNS, impression_counts, impression_splits, usable_impressions, write_impressions
-from .log import CARD_FILE, SPLITS, TAXONOMY_FILE, item_membership
+from .log import CARD_FILE, SPLITS, TAXONOMY_FILE, InterestLog, item_membership
+from .reliability import change_facts
 from .splits import global_time_split, leave_last_split
 from .taxonomy import load_domains, names_under_several_parents, text_vectors, tree_from_vectors
 
@@ -294,10 +295,11 @@ def _write(
     shown = []
     if impressions is not None and len(impressions):
         shown = write_impressions(folder, impressions, shown_splits, SPLITS, ROWS_PER_GROUP)
-    card = dataset_card(
-        facts, written, {"events": columns, "items": item_table.column_names, "impressions": list(COLUMNS)}, shown
-    )
-    (folder / CARD_FILE).write_text(str(card), encoding="utf-8")
+    named = {"events": columns, "items": item_table.column_names, "impressions": list(COLUMNS)}
+    card = folder / CARD_FILE
+    card.write_text(str(dataset_card(facts, written, named, shown)), encoding="utf-8")
+    facts["change"] = change_facts(InterestLog.load(folder))
+    card.write_text(str(dataset_card(facts, written, named, shown)), encoding="utf-8")
 
 
 def _items_table(items: pd.DataFrame) -> pa.Table:
@@ -345,6 +347,12 @@ def _report(console: Console, facts: dict, output: Path) -> None:
             f"repaired: {repairs['names']:,} category names with several parents, {repairs['equal_to_parent']:,} equal to "
             f"their parent's, {repairs['items']:,} items changed", markup=False
         )  # fmt: skip
+    change = facts["change"]["change"]["reliability"]
+    if facts["change"]["forecast"]["cuts"]:
+        forecast = facts["change"]["forecast"]
+        window = f"{forecast['horizon']:g} {forecast['unit']}"
+        shown = "too few pairs" if change is None else f"split-half reliability {change:.2f}"
+        console.print(f"change over {window}: {shown}, {verdict(change)}", markup=False, highlight=False)
     for why, number in facts["dropped"].items():
         console.print(f"dropped {number:,}: {why}", markup=False)
     for note in facts["notes"]:

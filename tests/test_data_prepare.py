@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interest_lm.data.card import read_facts, split_rule
+from interest_lm.data.card import read_facts, split_rule, verdict
 from interest_lm.data.inspect import detect_recipe, inspect_log, inspect_path, print_inspection, suggest_horizons
 from interest_lm.data.log import TRAIN, InterestLog
 from interest_lm.data.prepare import find_files, prepare, write_dataset
@@ -349,6 +349,31 @@ def test_inspection_measures_the_reliability_of_change():
     assert reports[0]["change"]["reliability"] > 0.6 > 0.3 > reports[1]["change"]["reliability"]
     assert reports[0]["supported"]["change rate"] is None
     assert "mostly noise" in reports[1]["supported"]["change rate"]
+
+
+def test_the_card_says_whether_there_is_change_to_find(tmp_path):
+    """What inspection measures, in the card's text and in its front matter; nothing of validation and test goes into it."""
+    folder = rating_folder(tmp_path / "ml", users=30, per_user=40)
+    output = prepare("movielens", [folder], tmp_path / "out", quiet=True)
+    found = read_facts(output / "README.md")["change"]
+    report = inspect_path(output)
+    assert found["change"] == report["change"] and found["windows"] == report["windows"]
+    body = (output / "README.md").read_text()
+    level = found["forecast"]["cross_entropy"][0]
+    assert f"| 0 | {level['floor']:.3f} | {level['history']:.3f} | {level['population']:.3f} |" in body
+    reliability = found["change"]["reliability"]
+    shown = "too few" if reliability is None else f"{reliability:.2f}"
+    assert f"Split-half reliability of the change rate of that window: {shown}" in body
+    assert {row["unit"] for row in found["windows"]} <= {"days", "events"} and len(found["windows"]) > 1
+    for row in found["windows"]:
+        assert f"| {row['horizon']:g} {row['unit']} | {row['cuts']:,} | {row['reliability']:.2f} |" in body
+
+
+def test_a_card_without_windows_says_so(tmp_path):
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\nann,x,5\nann,y,9\nann,x,12\n")
+    output = prepare("table", [tmp_path / "events.csv"], tmp_path / "out", time="seconds", quiet=True)
+    assert "Not measured: no domains, or nobody" in (output / "README.md").read_text()
+    assert verdict(None).startswith("it cannot be measured") and verdict(0.1).startswith("mostly noise")
 
 
 def test_positions_are_noticed_when_inspecting(tmp_path):
