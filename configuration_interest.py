@@ -133,6 +133,9 @@ class InterestConfig(PreTrainedConfig):
             `"days"` or `"events"`.
         reference_horizon (`float`, *optional*, defaults to 28.0):
             W of the change rate; one of `horizons`.
+        change_is_reliable (`bool`, *optional*, defaults to `True`):
+            Whether trends are told to people. Training sets it to `False` where validation finds change rates no better than
+            on a time-shuffled log: then every trend reads "steady".
         half_lives_events (`list[float]`, *optional*), half_lives_days (`list[float]`, *optional*):
             Where the learned half-lives of the statistical prior start.
         use_prior (`bool`, *optional*, defaults to `True`):
@@ -226,6 +229,7 @@ class InterestConfig(PreTrainedConfig):
     horizons: list[float | int] | None = None
     horizon_unit: Literal["days", "events"] = "days"
     reference_horizon: float | int = 28.0
+    change_is_reliable: bool = True
     half_lives_events: list[float | int] | None = None
     half_lives_days: list[float | int] | None = None
     use_prior: bool = True

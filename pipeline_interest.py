@@ -124,9 +124,9 @@ def interest_level(share: float) -> str:
     return "high" if share >= HIGH_SHARE else "medium" if share >= MEDIUM_SHARE else "low"
 
 
-def interest_trend(z: float) -> str:
-    """`"growing"` or `"fading"`, and `"steady"` unless |z| > 1.64."""
-    return "steady" if abs(z) <= STEADY_Z else "growing" if z > 0 else "fading"
+def interest_trend(z: float, reliable: bool = True) -> str:
+    """`"growing"` or `"fading"`, and `"steady"` unless |z| > 1.64 and change is `reliable` (`config.change_is_reliable`)."""
+    return "steady" if not reliable or abs(z) <= STEADY_Z else "growing" if z > 0 else "fading"
 
 
 class InterestPipeline(Pipeline):
@@ -150,7 +150,8 @@ class InterestPipeline(Pipeline):
     - `domains`: every node of the tree, strongest first: `domain` (its path), `interest` (long-run share, top domains sum
       to 1), `change` (signed rate between `interest` and `future`, in (-1, 1)) with its 90 % `interval`, `future` (share
       in the window up to the horizon), `level` (`"high"` from an interest of .2, `"medium"` from .05, `"low"`), `trend`
-      (`"growing"`, `"fading"`, or `"steady"` unless the change is significant at 90 %). Empty for a model without domains.
+      (`"growing"`, `"fading"`, or `"steady"` unless the change is significant at 90 % and the model's change rates proved
+      reliable in training, `config.change_is_reliable`). Empty for a model without domains.
     - `intensity`: expected number of events in that window, `None` where the model does not count in days.
     - `ranking`: best first, `title` (the text where there is none), `item_id` where given, `score` (orders one person's
       candidates), `overall` (calibrated probability of interest). Empty without candidates.
@@ -291,6 +292,7 @@ class InterestPipeline(Pipeline):
     def _domains(self, output: dict[str, np.ndarray], row: int, horizon: int) -> list[dict]:
         if self.tree is None:
             return []
+        reliable = self.model.config.change_is_reliable
         interest, future = output["domain_interest"][row], output["future_interest"][row, horizon]
         spread = future_spread(future[None], output["concentration"][row, horizon][None], self.tree)[0]
         domains = []
@@ -305,7 +307,7 @@ class InterestPipeline(Pipeline):
                     "interval": [low, high],
                     "future": forecast,
                     "level": interest_level(share),
-                    "trend": interest_trend(z),
+                    "trend": interest_trend(z, reliable),
                 }
             )
         return domains

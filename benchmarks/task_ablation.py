@@ -3,8 +3,8 @@
 Trains one dataset with the recipe's fixed lambdas, with equal ones, with learned uncertainty (Kendall et al. 2018), and with
 each task alone, the same minutes each, and prints a Markdown table of every task's figure on the test split: mean over seeds,
 and lowest to highest where there are several. The checkpoint of a single task is chosen by that task's figure on validation.
-The statistical prior is fitted in every row, so that a row without a domain task shows what statistics alone say; the linear
-item-to-item blend is off, so that the ranking is the network's. Finished runs are kept in `--output` and not done again.
+A task that is off does not fit its part of the statistical prior either, which stays where it starts; the linear item-to-item
+blend is off, so that the ranking is the network's. Finished runs are kept in `--output` and not done again.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def _bars(axis, profile: dict[str, Any]) -> None:
         axis.text(
             max(row["interest"], row["future"]) + 0.02 * longest,
             place,
-            f"{row['change']:+.2f} {row['trend']}",
+            f"{row['change']:+.2f} {row['trend']}" if profile["change_is_reliable"] else row["trend"],
             va="center",
             fontsize=8,
             color=colour,

@@ -44,11 +44,12 @@ def interest_profile(
     Returns:
         A dict that `json.dumps` takes:
 
-        - `user`, `at` (ISO date, or a position), `events` (how many the person had), `horizon_unit`, `reference_horizon`;
+        - `user`, `at` (ISO date, or a position), `events` (how many the person had), `horizon_unit`, `reference_horizon`,
+          `change_is_reliable` (whether training found that this log's changes can be foreseen at all);
         - `domains`: per domain `domain`, `depth`, `interest` (long-run share), `change` (signed rate over the reference
           horizon, in (-1, 1)) with its 90 % `interval` and `z`, `future` (share over the reference horizon), `forecast`
           (per horizon `horizon`, `future`, `interval`), `level` (`"high"` from a share of .2, `"medium"` from .05, `"low"`),
-          `trend` (`"growing"`, `"fading"`, or `"steady"` unless |z| > 1.64), `events` (evidence: how many were about it);
+          `trend` (`"growing"`, `"fading"`, or `"steady"` unless |z| > 1.64 and change is reliable), `events` (evidence: how many were about it);
         - `intensity`: per horizon `horizon` and `events`, the expected number;
         - `history`: past windows of the reference horizon's length, `start`, `end`, `events`, `shares` (one per domain of
           `domains`), oldest first.
@@ -83,8 +84,10 @@ def interest_profile(
         "events": len(cases.histories.index),
         "horizon_unit": config.horizon_unit,
         "reference_horizon": config.reference_horizon,
+        "change_is_reliable": config.change_is_reliable,
         "domains": [
             _domain(log.tree, node, interest, future, spread, horizons, reference, cases.history_counts[0])
+            | ({} if config.change_is_reliable else {"trend": "steady"})
             for node in chosen
         ],
         "intensity": [
@@ -277,6 +280,10 @@ def print_profile(profile: dict[str, Any], console=None) -> None:
             f"[{colour}]{marks[row['trend']]} {row['trend']}[/]",
         )
     console.print(table)
+    if not profile["change_is_reliable"]:
+        console.print(
+            "steady throughout: training found no change in this log that can be foreseen better than by chance"
+        )
     if profile["intensity"]:
         amounts = ", ".join(f"{row['events']:.1f} in {row['horizon']:g}" for row in profile["intensity"])
         console.print(f"Expected events: {amounts} {profile['horizon_unit']}")

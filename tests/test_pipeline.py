@@ -72,6 +72,24 @@ def pipe(parts) -> InterestPipeline:
     return pipeline("user-interest", model=model, processor=processor, device="cpu")
 
 
+def test_trends_are_told_only_where_change_is_reliable(pipe, monkeypatch):
+    assert interest_trend(5.0) == "growing" and interest_trend(5.0, reliable=False) == "steady"
+    tops = np.flatnonzero(TREE.depth == 0)
+    interest, future = np.zeros(len(TREE)), np.zeros(len(TREE))
+    interest[tops], future[tops] = 1 / len(tops), np.linspace(0.1, 0.9, len(tops)) / (0.5 * len(tops))
+    output = {
+        "domain_interest": interest[None],
+        "future_interest": future[None, None],
+        "concentration": np.full((1, 1, len(TREE)), 5000.0),
+    }
+    found = pipe._domains(output, 0, 0)
+    monkeypatch.setattr(pipe.model.config, "change_is_reliable", False)
+    steady = pipe._domains(output, 0, 0)
+    assert {"growing", "fading"} <= {entry["trend"] for entry in found}
+    assert {entry["trend"] for entry in steady} == {"steady"}
+    assert [entry["change"] for entry in found] == [entry["change"] for entry in steady]
+
+
 def by_domain(answer: dict) -> dict[str, dict]:
     return {entry["domain"]: entry for entry in answer["domains"]}
 

@@ -52,7 +52,9 @@ class FakePredictor:
     def __init__(self, log: InterestLog, interest: dict[str, float], future: dict[str, float], kappa: float = 50.0):
         self.log, self.asked = log, None
         self.model = SimpleNamespace(
-            config=SimpleNamespace(horizons=[7.0, 28.0], horizon_unit="days", reference_horizon=28.0)
+            config=SimpleNamespace(
+                horizons=[7.0, 28.0], horizon_unit="days", reference_horizon=28.0, change_is_reliable=True
+            )
         )
         self.interest = np.array([[interest[name] for name in log.tree.ids]])
         shares = np.array([future[name] for name in log.tree.ids])
@@ -106,6 +108,19 @@ def test_little_evidence_is_steady(log):
     profile = interest_profile(FakePredictor(log, INTEREST, FUTURE, kappa=0.5), log, "ann")
     assert {row["trend"] for row in profile["domains"]} == {"steady"}
     assert all(row["interval"][0] <= 0 <= row["interval"][1] for row in profile["domains"])
+
+
+def test_everything_is_steady_where_change_is_not_reliable(log, predictor, tmp_path):
+    found = interest_profile(predictor, log, "ann")
+    predictor.model.config.change_is_reliable = False
+    profile = interest_profile(predictor, log, "ann")
+    assert found["change_is_reliable"] and not profile["change_is_reliable"]
+    assert {row["trend"] for row in profile["domains"]} == {"steady"} != {row["trend"] for row in found["domains"]}
+    assert [row["change"] for row in profile["domains"]] == [row["change"] for row in found["domains"]]
+    text = io.StringIO()
+    print_profile(profile, Console(file=text, width=120))
+    assert "no change in this log that can be foreseen" in text.getvalue()
+    plot_profile(profile, tmp_path / "steady.png")
 
 
 def test_history_is_strictly_before_the_moment(log, predictor):

@@ -50,7 +50,8 @@ def weights(folder) -> dict[str, torch.Tensor]:
     return AutoModel.from_pretrained(folder).state_dict()
 
 
-def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path):
+def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "check_change", lambda predictor, validation: {"reliable": False})
     out = run.train(arguments(data, tmp_path / "out", tiny_bert, tuning="lora", live_texts=8, live_every=1))
     loaded = AutoModel.from_pretrained(tmp_path / "out").eval()
     base = AutoModel.from_pretrained(tiny_bert).state_dict()
@@ -79,6 +80,8 @@ def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path):
     recipe = json.loads((tmp_path / "out" / "training.json").read_text())["training"]["recipe"]
     assert recipe["lora_rank"] == 8 and recipe["learning_rate"] == 2e-3 and "output_dir" not in recipe
     assert out["training"]["steps"] == 6
+    checked = json.loads((tmp_path / "out" / "training.json").read_text())["training"]["change"]
+    assert checked == {"reliable": False} and not loaded.config.change_is_reliable
 
 
 def test_a_resumed_run_ends_in_the_same_weights(data, tiny_bert, tmp_path):

@@ -27,6 +27,7 @@ from .blend import fit_blend, refit_blend
 from .derive import config_for, fill_population, known_items, usual_dropout
 from .prior import fit_prior
 from .refit import refit, with_validation
+from .reliable import check_change
 from .trainer import EarlyStop, InterestTrainer, StopOnSignal, TimeBudget, WeightAverage, said_by_first
 from .validation import Validation
 
@@ -278,6 +279,10 @@ def train(
     predictor = ModelPredictor(model, processor, log, tensors=tensors)
     fits = validation.fold is not None and not interrupted
     training["blend"] = fit_blend(predictor, validation) if fits else None
+    training["change"] = None
+    if config.domains and not interrupted:
+        training["change"] = check_change(predictor, validation)
+        config.change_is_reliable = training["change"]["reliable"]
     training["refit_steps"] = 0
     if args.refit_share and fits:
         training["refit_steps"] = refit(trainer, args.max_minutes * args.refit_share, stop)

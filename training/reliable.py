@@ -1,0 +1,58 @@
+"""Whether a trained model's change rates may be told to people."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..data.card import FAIR_RELIABILITY
+from ..data.reliability import window_facts
+from ..evaluation.cases import ForecastCases, forecast_cases, time_shuffled_log
+from ..evaluation.metrics.change import CLEAR_CHANGE, change_metrics
+from ..evaluation.predict import ModelPredictor
+from .validation import Validation
+
+
+ABOVE_SHUFFLED = 0.1  # AUC above its own time-shuffled null that a shown rate must have
+ENOUGH_PAIRS = 50  # clear changes (|r| > .2) on validation; with fewer the AUC says nothing
+SHUFFLES = 3
+
+
+def check_change(predictor: ModelPredictor, validation: Validation) -> dict:
+    """Asks validation whether change rates tell growing from fading interests.
+
+    They do where their AUC is at least .1 above the mean of three logs in which every person's items are permuted over her
+    times, labels included. Where validation holds no windows (`leave-last`), the split-half reliability of the label over the
+    reference window in the training events decides: .3 or more.
+
+    Returns:
+        `{"reliable", "auc", "shuffled_auc", "clear_pairs", "label_reliability"}`; None where it was not measured.
+    """
+    config, log = predictor.model.config, predictor.log
+    found: dict = {"auc": None, "shuffled_auc": None, "clear_pairs": 0, "label_reliability": None}
+    cases = validation.forecast if validation.fold is not None else None
+    _, change = window_facts(log, config.reference_horizon, config.horizon_unit, 0)
+    found["label_reliability"] = reliability = change["reliability"]
+    if cases is None or cases.gate is None:
+        return {"reliable": reliability is not None and reliability >= FAIR_RELIABILITY} | found
+    auc, pairs = _auc(predictor, cases)
+    found |= {"auc": round(auc, 4), "clear_pairs": pairs}
+    if pairs < ENOUGH_PAIRS or not np.isfinite(auc):
+        return {"reliable": False} | found | {"auc": None}
+    users = np.zeros(log.num_users, dtype=bool)
+    users[cases.user] = True
+    nulls = []
+    for seed in range(SHUFFLES):
+        mixed = time_shuffled_log(log, seed)
+        asked = forecast_cases(mixed, validation.fold, cases.horizons, cases.unit, cases.reference_horizon, users)
+        histories = replace(asked.histories, item=asked.histories.items(mixed))
+        nulls.append(_auc(predictor, replace(asked, histories=histories))[0])
+    shuffled = float(np.nanmean(nulls)) if np.isfinite(nulls).any() else 0.5
+    return {"reliable": bool(auc >= shuffled + ABOVE_SHUFFLED)} | found | {"shuffled_auc": round(shuffled, 4)}
+
+
+def _auc(predictor: ModelPredictor, cases: ForecastCases) -> tuple[float, int]:
+    rates = predictor.forecast(cases)["change_rate"][cases.gate]
+    labels = cases.rate[cases.gate]
+    return float(change_metrics(labels, rates)["auc"]), int((np.abs(labels) > CLEAR_CHANGE).sum())
