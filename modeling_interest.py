@@ -1359,6 +1359,7 @@ class InterestModel(InterestPreTrainedModel):
         future_mask: torch.Tensor | None = None,
         intensity_counts: torch.Tensor | None = None,
         horizons: torch.Tensor | None = None,
+        forecast_only: bool = False,
         **kwargs,
     ) -> InterestOutput:
         r"""
@@ -1413,6 +1414,8 @@ class InterestModel(InterestPreTrainedModel):
                 which `future_interest`, `concentration`, `intensity` and `intensity_dispersion` answer. Shares follow
                 the drift kernels; between configured horizons log intensity is linear in log h, outside the nearest one's
                 rate goes on. Rankings and change rates stay those of the configuration. Default: `config.horizons`.
+            forecast_only (`bool`, *optional*, defaults to `False`): compute nothing but domains, change, forecasts and
+                intensity: twice as fast where domains have a view of their own, elsewhere nothing is saved.
 
         Raises:
             ValueError: inputs that do not fit together.
@@ -1447,7 +1450,10 @@ class InterestModel(InterestPreTrainedModel):
             ranked = (ranking_targets >= 0).any(1)
             if cut_targets is not None:
                 ranked = ranked.index_fill(0, cut_rows[cut_targets >= 0], True)
-        states = read_rows(ranked, self.event_encoder, self.history_encoder, items, texts, facts, sequence)
+        forecast_only = forecast_only and view is not None
+        states = None
+        if not forecast_only:
+            states = read_rows(ranked, self.event_encoder, self.history_encoder, items, texts, facts, sequence)
         domain_states = None
         if view is not None and self.domain_head is not None:
             if item_domains is None or item_domain_weights is None:
@@ -1469,7 +1475,7 @@ class InterestModel(InterestPreTrainedModel):
         )  # fmt: skip
         # further horizons stand behind the configured ones
         asked = slice(0 if horizons is None else self.config.num_horizons, None)
-        result = InterestOutput(item_embeds=items, last_hidden_state=states, user_embeds=output["fused"])
+        result = InterestOutput(item_embeds=items, last_hidden_state=states, user_embeds=output.get("fused"))
         if self.domain_head is not None:
             result.domain_embeds = output["domain_embeds"]
             result.domain_interest = output["log_interest"].exp()
@@ -1482,6 +1488,8 @@ class InterestModel(InterestPreTrainedModel):
             reference = self.config.reference_index
             usual = (output["long_run_rate"] * self.config.reference_horizon).log()
             result.overall_change = torch.tanh((output["log_mean"][:, reference] - usual) / 2)
+        if forecast_only:
+            return result
 
         if item_features is None and item_ids is not None and self.config.num_items:
             known = (item_ids >= 0)[:, None]
@@ -1585,14 +1593,18 @@ class InterestModel(InterestPreTrainedModel):
         keys = keys & (segments[rows] == segments[rows, position][:, None])
         key_times = times[rows]
         query_times = torch.where(started, torch.maximum(query_times, times[rows, position]), query_times)
-        state = torch.where(started[:, None], states[rows, position], self.query_layer.empty.weight.float())
         place = None if places is None else torch.where(started[:, None], places[rows, position], torch.nan)
         key_places = None if places is None else places[rows]
         groups = RowGroups(rows, batch)
-        user, hidden, attention = self.query_layer(
-            state, states, groups, query_times, place, keys, key_times, key_places
-        )
-        output = {"user": user, "fused": user, "keys": keys & (history[rows] >= 0), "back": back}
+        output = {"keys": keys & (history[rows] >= 0), "back": back}
+        user = seen = hidden = attention = None
+        if states is not None:
+            state = torch.where(started[:, None], states[rows, position], self.query_layer.empty.weight.float())
+            user, hidden, attention = self.query_layer(
+                state, states, groups, query_times, place, keys, key_times, key_places
+            )
+            output |= {"user": user, "fused": user}
+            seen = user
         gap = (query_times[:, None] - key_times).clamp(min=0)
         seconds = self.config.time_unit == "seconds"
         age_days = gap.float() / SECONDS_PER_DAY if seconds else gap.float()
@@ -1602,8 +1614,6 @@ class InterestModel(InterestPreTrainedModel):
             seen, hidden, attention = layer(
                 state, domain_states, groups, query_times, place, keys, key_times, key_places
             )
-        else:
-            seen = user
         output |= self.intensities(seen, keys, age_days, history_events, history_days, horizons)
         if self.domain_head is None:
             return output
@@ -1617,14 +1627,14 @@ class InterestModel(InterestPreTrainedModel):
             history_counts = shares.new_zeros(len(rows), self.config.num_domains)
         if population_shares is None:
             population_shares = self.population.shares.expand(len(rows), -1, -1)
-        with torch.autocast(user.device.type, enabled=False):
+        with torch.autocast(times.device.type, enabled=False):
             weights = head.statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times)
         domains = head(
             seen, hidden, attention, weights, nodes, shares, history_counts.float(), population_shares.float(),
             horizons,
         )  # fmt: skip
         output |= domains
-        if self.config.use_domain_fusion:
+        if self.config.use_domain_fusion and user is not None:
             leaves = domains["log_future"][:, 0].exp() * head.is_leaf
             mixed = torch.einsum("mk,mkd->md", leaves, domains["domain_embeds"])
             output["fused"] = user + self.ranking_head.fusion_gate * mixed

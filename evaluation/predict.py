@@ -126,7 +126,7 @@ class ModelPredictor:
                 answer.setdefault(name, np.empty((len(cases.user), *value.shape[1:]), np.float32))[rows] = value
 
         for rows, batch in self.batches(cases):
-            output = self.forward(batch.histories, batch.time)
+            output = self.forward(batch.histories, batch.time, forecast_only=True)
             if output.domain_interest is not None:
                 put(rows, "interest", output.domain_interest)
                 put(rows, "future", output.future_interest[:, columns])
@@ -147,7 +147,8 @@ class ModelPredictor:
             raise ValueError("the model knows no domains: it was made without them")
         answer = np.empty((len(cases.user), self.model.config.num_domains), dtype=np.float32)
         for rows, batch in self.batches(cases):
-            answer[rows] = self.forward(batch.histories, batch.time).domain_interest.float().cpu().numpy()
+            output = self.forward(batch.histories, batch.time, forecast_only=True)
+            answer[rows] = output.domain_interest.float().cpu().numpy()
         return answer
 
     def _candidates(self, cases: OverallCases, field: str) -> np.ndarray:

@@ -411,3 +411,13 @@ def test_labels_change_nothing_that_is_asked_for(checkpoint):
         both = model(**batch, cut_targets=first, ranking_targets=torch.full_like(targets, -1)).last_hidden_state
     torch.testing.assert_close(alone, beside, atol=1e-5, rtol=1e-4)
     assert torch.isfinite(cut) and both[2].abs().sum() > 0
+
+
+def test_forecasts_alone_are_the_same_forecasts(checkpoint):
+    """And nothing of the ranking is computed for them where domains have a view of their own."""
+    model = checkpoint[0]
+    whole, alone = run(checkpoint), run(checkpoint, candidates=None, forecast_only=True)
+    for name in ("domain_interest", "change_rate", "future_interest", "concentration", "intensity", "domain_embeds"):
+        torch.testing.assert_close(getattr(whole, name), getattr(alone, name), msg=name)
+    assert alone.ranking_scores is None and alone.loss is None
+    assert (alone.last_hidden_state is None) == (model.domain_view is not None)
