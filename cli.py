@@ -255,6 +255,7 @@ def profile(
     at: AtOption = None,
     level: Annotated[int | None, typer.Option(min=0, help="Level of the domain tree, 0 = top; default: all.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Domains per level.")] = 8,
+    why: Annotated[int, typer.Option(min=0, help="Events behind each domain.")] = 3,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it, too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -265,7 +266,7 @@ def profile(
     if plot is not None and len(user) > 1:
         raise ValueError(f"--plot draws one person, and --user is given {len(user)} times")
     predictor, log = _predictor(model, data)
-    profiles = [interest_profile(predictor, log, name, at=at, level=level, top=top) for name in user]
+    profiles = [interest_profile(predictor, log, name, at=at, level=level, top=top, why=why) for name in user]
     if as_json:
         print(json.dumps(profiles if len(profiles) > 1 else profiles[0], indent=1, ensure_ascii=False))
     else:

@@ -78,7 +78,8 @@ def run(output: Path, *, quick: bool, max_minutes: float | None, seed: int, over
     network, processor, _ = load_checkpoint(model)
     predictor = ModelPredictor(network, processor, log, cache_dir=model / CACHE_FOLDER)
     busiest = np.argsort(-np.diff(log.offsets), kind="stable")[:CANDIDATES]
-    profile = most_telling([interest_profile(predictor, log, user, top=5) for user in log.user_ids[busiest].tolist()])
+    profiles = [interest_profile(predictor, log, user, top=5, why=0) for user in log.user_ids[busiest].tolist()]
+    profile = interest_profile(predictor, log, most_telling(profiles)["user"], top=5)
     print_profile(profile, console)
     picture = plot_profile(profile, model / "profile.png")
     console.rule("done")

@@ -25,14 +25,17 @@ import torch
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .processing_interest import parse_time
 from .taxonomy_interest import DomainTree
 
 
 TASK = "user-interest"
 # what `config.json` says of the pipeline, so that `pipeline(TASK, model=..., trust_remote_code=True)` finds it
 CUSTOM_PIPELINES = {TASK: {"impl": "pipeline_interest.InterestPipeline", "pt": ["AutoModel"]}}
-REQUEST_KEYS = ("history", "candidates", "at", "horizon_days", "top_k")
+REQUEST_KEYS = ("history", "candidates", "at", "horizon_days", "top_k", "why")
 TEXTS_AT_ONCE = 256
+EXPLAINED_EVENTS = 200  # latest events of a history that are tried as reasons
+ROWS_AT_ONCE = 32  # histories without one event in a forward pass
 LONGEST_DAYS = 36525  # a hundred years
 STEADY_Z = 1.64  # two-sided 90 %
 HIGH_SHARE, MEDIUM_SHARE = 0.2, 0.05
@@ -142,6 +145,8 @@ class InterestPipeline(Pipeline):
       Trained are those of `config.horizons`; for what is said between and beyond them see `horizons` of
       [`InterestModel.forward`]. Default: `config.reference_horizon`.
     - `top_k` (`int`, *optional*): length of the ranking. Default: all candidates.
+    - `why` (`int`, *optional*): at most so many events behind each domain; the model is asked once more per event of the
+      history (its latest 200). Default: none.
 
     A list of requests is answered with a list, `batch_size` of them at a time.
 
@@ -151,7 +156,9 @@ class InterestPipeline(Pipeline):
       to 1), `change` (signed rate between `interest` and `future`, in (-1, 1)) with its 90 % `interval`, `future` (share
       in the window up to the horizon), `level` (`"high"` from an interest of .2, `"medium"` from .05, `"low"`), `trend`
       (`"growing"`, `"fading"`, or `"steady"` unless the change is significant at 90 % and the model's change rates proved
-      reliable in training, `config.change_is_reliable`). Empty for a model without domains.
+      reliable in training, `config.change_is_reliable`); with `why` also `because`, the events that add most to `future`:
+      `event` (position in the request's history), `title` and `contribution` (the share that is gone without it). Empty for
+      a model without domains.
     - `intensity`: expected number of events in that window, `None` where the model does not count in days.
     - `ranking`: best first, `title` (the text where there is none), `item_id` where given, `score` (orders one person's
       candidates), `overall` (calibrated probability of interest). Empty without candidates.
@@ -181,15 +188,15 @@ class InterestPipeline(Pipeline):
         domains = self.model.config.domains
         self.tree = DomainTree(domains) if domains else None
 
-    def _sanitize_parameters(self, horizon_days=None, top_k=None):
-        given = {"horizon_days": horizon_days, "top_k": top_k}
+    def _sanitize_parameters(self, horizon_days=None, top_k=None, why=None):
+        given = {"horizon_days": horizon_days, "top_k": top_k, "why": why}
         return {name: value for name, value in given.items() if value is not None}, {}, {}
 
     def __call__(self, inputs, **kwargs):
         """
         Args:
             inputs (`dict`, `list[dict]`, generator or dataset of `dict`): requests, see [`InterestPipeline`].
-            kwargs: `horizon_days` and `top_k` for the requests that name none, `batch_size`.
+            kwargs: `horizon_days`, `top_k` and `why` for the requests that name none, `batch_size`.
 
         Returns:
             `dict` for a dictionary, a list of them for a list, an iterator for a generator or a dataset.
@@ -228,9 +235,10 @@ class InterestPipeline(Pipeline):
                 f"{where}`candidates` is {request['candidates']!r:.80}, expected a list of things to rank"
             )
         request = dict.fromkeys(REQUEST_KEYS) | defaults | {k: v for k, v in request.items() if v is not None}
-        top_k = request["top_k"]
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"{where}`top_k` is {top_k!r}, expected 1 or more")
+        for key in ("top_k", "why"):
+            number = request[key]
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+                raise ValueError(f"{where}`{key}` is {number!r}, expected 1 or more")
         request["horizon"] = self._horizon(request["horizon_days"], where)
         return request
 
@@ -262,12 +270,56 @@ class InterestPipeline(Pipeline):
 
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         model: Any = self.model
-        batch = dict(inputs["batch"])
-        tokens = [batch.pop(name).split(TEXTS_AT_ONCE) for name in ("item_input_ids", "item_attention_mask")]
-        vectors = torch.cat([model.encode_texts(ids, mask) for ids, mask in zip(*tokens, strict=True)])
+        vectors, batch = self._encode(inputs["batch"])
         horizons = list(dict.fromkeys(request["horizon"] for request in inputs["requests"]))
         output = model(item_embeds=vectors, horizons=torch.tensor(horizons, device=vectors.device), **batch)
-        return {"requests": inputs["requests"], "horizons": horizons, "output": output}
+        reasons = [self._reasons(request) if request["why"] else [] for request in inputs["requests"]]
+        return {"requests": inputs["requests"], "horizons": horizons, "output": output, "reasons": reasons}
+
+    def _encode(self, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Text vectors of a batch, and what is left of it."""
+        model: Any = self.model
+        batch = dict(batch)
+        tokens = [batch.pop(name).split(TEXTS_AT_ONCE) for name in ("item_input_ids", "item_attention_mask")]
+        return torch.cat([model.encode_texts(ids, mask) for ids, mask in zip(*tokens, strict=True)]), batch
+
+    def _reasons(self, request: dict) -> list[list[dict]]:
+        """Per domain the events that add most to its forecast: the model is asked again without each of them."""
+        if self.tree is None:
+            return []
+        model: Any = self.model
+        processor: Any = self.processor
+        history = request["history"]
+        times = [parse_time(event["timestamp"], "`timestamp`") for event in history]
+        tried = sorted(range(len(history)), key=times.__getitem__)[-EXPLAINED_EVENTS:]
+        at = request["at"] if request["at"] is not None else max(times, default=None)
+        asked = [history, *([event for n, event in enumerate(history) if n != left_out] for left_out in tried)]
+        batch: Any = self._ensure_tensor_on_device(dict(processor(histories=asked, at=[at] * len(asked))), self.device)
+        vectors, batch = self._encode(batch)
+        horizon = torch.tensor([request["horizon"]], device=vectors.device)
+        future = []
+        for start in range(0, len(asked), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            rows = {name: value if name.startswith("item_") else value[part] for name, value in batch.items()}
+            output = model(item_embeds=vectors, horizons=horizon, forecast_only=True, **rows)
+            future.append(output["future_interest"][:, 0].double().cpu())
+        shares = torch.cat(future).numpy()
+        added = shares[:1] - shares[1:]
+        found = []
+        for node in range(len(self.tree)):
+            order = np.argsort(-added[:, node], kind="stable")[: request["why"]]
+            found.append(
+                [
+                    {
+                        "event": tried[place],
+                        "title": history[tried[place]].get("title") or history[tried[place]].get("item_text"),
+                        "contribution": float(added[place, node]),
+                    }
+                    for place in order.tolist()
+                    if added[place, node] > 0
+                ]
+            )
+        return found
 
     def postprocess(self, outputs: dict[str, Any]) -> list[dict]:
         output = {
@@ -282,14 +334,16 @@ class InterestPipeline(Pipeline):
             horizon = outputs["horizons"].index(request["horizon"])
             answers.append(
                 {
-                    "domains": self._domains(output, row, horizon),
+                    "domains": self._domains(output, row, horizon, outputs["reasons"][row]),
                     "intensity": float(output["intensity"][row, horizon]) if "intensity" in output else None,
                     "ranking": self._ranking(output, row, request),
                 }
             )
         return answers
 
-    def _domains(self, output: dict[str, np.ndarray], row: int, horizon: int) -> list[dict]:
+    def _domains(
+        self, output: dict[str, np.ndarray], row: int, horizon: int, reasons: list[list[dict]] | None = None
+    ) -> list[dict]:
         if self.tree is None:
             return []
         reliable = self.model.config.change_is_reliable
@@ -309,6 +363,7 @@ class InterestPipeline(Pipeline):
                     "level": interest_level(share),
                     "trend": interest_trend(z, reliable),
                 }
+                | ({"because": reasons[node]} if reasons else {})
             )
         return domains
 

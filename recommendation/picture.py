@@ -16,7 +16,7 @@ def plot_profile(profile: dict[str, Any], path: str | Path) -> Path:
 
     Left: long-run interest per domain as bars, and an arrow from it to the forecast over the reference horizon, green
     where it grows, red where it fades, grey where it is steady. Right: for the strongest domains the shares of past windows
-    as steps, the long-run interest as a dashed line, and the forecast with its 90 % intervals as a fan.
+    as steps, the long-run interest as a dashed line, the forecast with its 90 % intervals as a fan, and the events behind it.
 
     Returns:
         The path.
@@ -105,5 +105,9 @@ def _fan(axis, profile: dict[str, Any], position: int) -> None:
     axis.axvline(0, color="black", linewidth=0.6)
     axis.set_ylim(bottom=0)
     axis.set_title(_plain(row["domain"]), fontsize=9, loc="left", pad=3)
+    names = dict.fromkeys(str(event["title"] or event["item_id"] or "own words") for event in row["because"])
+    if names:
+        because = "because " + ", ".join(_plain(name, 28) for name in names)
+        axis.text(0.01, 0.96, because, transform=axis.transAxes, fontsize=7, va="top", color=COLOURS["steady"])
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)

@@ -12,6 +12,7 @@ from ..data.labels import history_range
 from ..evaluation.cases import ForecastCases, Histories
 from ..pipeline_interest import change, future_spread, interest_level, interest_trend, rate_interval, share_interval
 from ..taxonomy_interest import SEPARATOR
+from .why import event_contributions, reasons
 
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 HISTORY_BANDS = 8
+BARS = "▁▂▃▄▅▆▇█"
 SECONDS_PER_DAY = 86400
 
 
@@ -30,6 +32,7 @@ def interest_profile(
     at: int | str | None = None,
     level: int | None = None,
     top: int = 8,
+    why: int = 3,
 ) -> dict[str, Any]:
     """What one person is interested in at a moment, how fast that changes, and what comes next.
 
@@ -40,6 +43,8 @@ def interest_profile(
         at (`int` or `str`, *optional*): seconds or an ISO date (UTC); by default right after the last event.
         level (`int`, *optional*): domains of this level of the tree, 0 = top. By default the `top` domains of every level.
         top (`int`): at most so many domains per level, strongest first.
+        why (`int`): at most so many events behind each domain, 0 for none. The model is asked once more per event, of the
+            latest 200.
 
     Returns:
         A dict that `json.dumps` takes:
@@ -49,7 +54,9 @@ def interest_profile(
         - `domains`: per domain `domain`, `depth`, `interest` (long-run share), `change` (signed rate over the reference
           horizon, in (-1, 1)) with its 90 % `interval` and `z`, `future` (share over the reference horizon), `forecast`
           (per horizon `horizon`, `future`, `interval`), `level` (`"high"` from a share of .2, `"medium"` from .05, `"low"`),
-          `trend` (`"growing"`, `"fading"`, or `"steady"` unless |z| > 1.64 and change is reliable), `events` (evidence: how many were about it);
+          `trend` (`"growing"`, `"fading"`, or `"steady"` unless |z| > 1.64 and change is reliable), `events` (evidence: how many were about it),
+          `because` (the events that add most to `future`: `item_id`, `title`, `at`, and `contribution`, the share that the
+          forecast loses without the event);
         - `intensity`: per horizon `horizon` and `events`, the expected number;
         - `history`: past windows of the reference horizon's length, `start`, `end`, `events`, `shares` (one per domain of
           `domains`), oldest first.
@@ -63,6 +70,8 @@ def interest_profile(
         raise ValueError(f"`level` is {level}, expected 0 to {log.tree.num_levels - 1}")
     if top < 1:
         raise ValueError(f"`top` is {top}, expected at least 1")
+    if why < 0:
+        raise ValueError(f"`why` is {why}, expected 0 or more")
     user = user_position(log, user_id)
     time = moment(log, user, at)
     config = predictor.model.config
@@ -78,6 +87,11 @@ def interest_profile(
     spread = future_spread(future, concentration, log.tree)
     chosen = choose_domains(log.tree, interest, level, top)
     reference = horizons.index(config.reference_horizon)
+    because: dict[int, list[dict[str, Any]]] = {}
+    if why:
+        events, contributions = event_contributions(predictor, cases)
+        for node in chosen:
+            because[node] = reasons(log, events, contributions[:, node], why, lambda when: show_time(log, when))
     return {
         "user": str(user_id),
         "at": show_time(log, time),
@@ -88,6 +102,7 @@ def interest_profile(
         "domains": [
             _domain(log.tree, node, interest, future, spread, horizons, reference, cases.history_counts[0])
             | ({} if config.change_is_reliable else {"trend": "steady"})
+            | {"because": because.get(node, [])}
             for node in chosen
         ],
         "intensity": [
@@ -262,16 +277,18 @@ def print_profile(profile: dict[str, Any], console=None) -> None:
     title = f"User {escape(profile['user'])} at {profile['at']}, {profile['events']:,} events"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("domain", max_width=40)
+    table.add_column("past", no_wrap=True)
     for column in ("events", "share", f"next {window}", "change", "90 %"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("trend", no_wrap=True)
     colours = {"growing": "green", "fading": "red", "steady": "default"}
     marks = {"growing": "▲", "fading": "▼", "steady": "="}
-    for row in profile["domains"]:
+    for position, row in enumerate(profile["domains"]):
         low, high = row["interval"]
         colour = colours[row["trend"]]
         table.add_row(
-            "  " * row["depth"] + escape(row["domain"].split(SEPARATOR)[-1]),
+            _shown_domain(row),
+            _bands([band["shares"][position] if band["events"] else None for band in profile["history"]]),
             f"{row['events']:.0f}",
             f"{row['interest']:.3f}",
             f"{row['future']:.3f}",
@@ -287,3 +304,36 @@ def print_profile(profile: dict[str, Any], console=None) -> None:
     if profile["intensity"]:
         amounts = ", ".join(f"{row['events']:.1f} in {row['horizon']:g}" for row in profile["intensity"])
         console.print(f"Expected events: {amounts} {profile['horizon_unit']}")
+    fan = Table(title="forecast, 90 % in brackets", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    fan.add_column("domain", max_width=40)
+    for step in profile["domains"][0]["forecast"] if profile["domains"] else []:
+        fan.add_column(f"{step['horizon']:g} {profile['horizon_unit']}", justify="right", no_wrap=True)
+    for row in profile["domains"]:
+        steps = (f"{s['future']:.2f} ({s['interval'][0]:.2f}-{s['interval'][1]:.2f})" for s in row["forecast"])
+        fan.add_row(_shown_domain(row), *steps)
+    console.print(fan)
+    if any(row["because"] for row in profile["domains"]):
+        why = Table(title="events behind it, with the share each adds", title_justify="left", box=SIMPLE_HEAD)
+        why.add_column("domain", max_width=40)
+        why.add_column("because")
+        for row in profile["domains"]:
+            if row["because"]:
+                why.add_row(_shown_domain(row), escape(", ".join(map(shown_reason, row["because"]))))
+        console.print(why)
+
+
+def shown_reason(event: dict[str, Any]) -> str:
+    """An event behind a forecast, for people: `Heat (1995) (2020-10-03) +0.021`."""
+    when = event["at"] if isinstance(event["at"], int) else event["at"][:10]
+    return f"{event['title'] or event['item_id'] or 'own words'} ({when}) {event['contribution']:+.3f}"
+
+
+def _shown_domain(row: dict[str, Any]) -> str:
+    from rich.markup import escape
+
+    return "  " * row["depth"] + escape(row["domain"].split(SEPARATOR)[-1])
+
+
+def _bands(shares: list[float | None]) -> str:
+    """Shares of past windows as bars, oldest first; a dot where nothing happened."""
+    return "".join("·" if share is None else BARS[min(int(share * len(BARS)), len(BARS) - 1)] for share in shares)

@@ -15,7 +15,7 @@ from test_evaluation_cases import make_log
 from transformers import AutoTokenizer
 
 from interest_lm import InterestModel, InterestProcessor
-from interest_lm.evaluation.cases import forecast_cases
+from interest_lm.evaluation.cases import forecast_cases, take
 from interest_lm.evaluation.folds import fold
 from interest_lm.evaluation.metrics.calibration import beta_binomial_pit, covered, negative_binomial_pit
 from interest_lm.evaluation.metrics.change import change_metrics
@@ -24,6 +24,8 @@ from interest_lm.evaluation.protocol import evaluate
 from interest_lm.evaluation.report import print_table
 from interest_lm.evaluation.scoring import score_change, score_future, score_intensity
 from interest_lm.publishing.card_tables import shuffled_table
+from interest_lm.recommendation.profile import forecast_query
+from interest_lm.recommendation.why import event_contributions, without
 
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -210,3 +212,21 @@ def test_the_strata_are_those_of_the_labels_long_run(log, cases):
     rng = np.random.default_rng(0)
     score = score_change(cases, rng.uniform(-1, 1, cases.rate.shape), 20, 0, "model")
     assert {"auc", "stratified_auc"} <= set(score.figures) and len(score.replicates["stratified_auc"]) == 20
+
+
+def test_without_its_top_events_a_forecast_moves_further_than_without_random_ones(log, predictor):
+    """The check by deletion, of a model whose statistics are what moves its forecasts."""
+    rng = np.random.default_rng(0)
+    user = np.flatnonzero(np.diff(log.offsets) >= 12)[:8]
+    time = np.full(len(user), int(log.facts["end"]))
+    cases = forecast_query(log, user, time, (3.0, 7.0), "days", 7.0)
+    moved = {"top": [], "random": []}
+    for row in range(len(user)):
+        case = take(cases, np.array([row]))
+        _, added = event_contributions(predictor, case)
+        node = int(np.argmax(case.history_counts[0] * log.tree.is_leaf))
+        sets = [np.argsort(-added[:, node])[:3], *(rng.permutation(len(added))[:3] for _ in range(4))]
+        future = predictor.forecast(without(case, [np.zeros(0, dtype=np.int64), *sets]))["future"][:, 1, node]
+        moved["top"].append(abs(future[1] - future[0]))
+        moved["random"].append(np.abs(future[2:] - future[0]).mean())
+    assert np.mean(moved["top"]) > 1.5 * np.mean(moved["random"])

@@ -90,6 +90,32 @@ def test_trends_are_told_only_where_change_is_reliable(pipe, monkeypatch):
     assert [entry["change"] for entry in found] == [entry["change"] for entry in steady]
 
 
+def test_reasons_are_what_the_forecast_loses_without_an_event(pipe):
+    """Against plain requests without the event; the order of the request does not matter, later events are no reasons."""
+    request = {"history": HISTORY, "at": "1997-03-06"}  # the third event comes later
+    answer = pipe(request | {"why": 2})
+    plain = pipe(request)
+    for entry, bare in zip(answer["domains"], plain["domains"], strict=True):
+        same({key: value for key, value in entry.items() if key != "because"}, bare)
+        assert len(entry["because"]) <= 2 and all(event["event"] in (0, 1) for event in entry["because"])
+    assert any(entry["because"] for entry in answer["domains"])
+    for left_out in (0, 1):
+        gone = by_domain(pipe(request | {"history": HISTORY[:left_out] + HISTORY[left_out + 1 :]}))
+        for entry in answer["domains"]:
+            added = entry["future"] - gone[entry["domain"]]["future"]
+            found = [event["contribution"] for event in entry["because"] if event["event"] == left_out]
+            assert found == pytest.approx([added] if added > 0 else [], abs=1e-6)
+    backwards = by_domain(pipe(request | {"history": HISTORY[::-1], "why": 2}))
+    for entry in answer["domains"]:
+        events = [2 - event["event"] for event in backwards[entry["domain"]]["because"]]
+        assert events == [event["event"] for event in entry["because"]]
+    assert all(entry["because"] == [] for entry in pipe({"history": [], "why": 1})["domains"])
+    titles = {event["title"] for entry in answer["domains"] for event in entry["because"]}
+    assert titles <= {"Heat (1995)", "Jazz album"}
+    with pytest.raises(ValueError, match="`why` is 0, expected 1 or more"):
+        pipe(request | {"why": 0})
+
+
 def by_domain(answer: dict) -> dict[str, dict]:
     return {entry["domain"]: entry for entry in answer["domains"]}
 

@@ -16,8 +16,9 @@ from rich.console import Console
 from interest_lm.data.log import InterestLog
 from interest_lm.pipeline_interest import STEADY_Z, future_spread, rate_interval, share_interval
 from interest_lm.recommendation.picture import plot_profile
-from interest_lm.recommendation.profile import choose_domains, interest_profile, print_profile
+from interest_lm.recommendation.profile import choose_domains, forecast_query, interest_profile, print_profile
 from interest_lm.recommendation.recommend import print_recommendations, recommend
+from interest_lm.recommendation.why import event_contributions, without
 from interest_lm.taxonomy_interest import DomainTree
 
 
@@ -62,12 +63,15 @@ class FakePredictor:
         self.concentration = np.full(self.future.shape, kappa)
 
     def forecast(self, cases):
-        self.asked = cases
+        # asked again without some events, only the first question is kept; an event adds .01 to its domains
+        self.asked = cases if len(cases.user) == 1 or self.asked is None else self.asked
+        gone = self.asked.history_counts - cases.histories.count_nodes(self.log)
+        rows = len(cases.user)
         return {
-            "interest": self.interest,
-            "future": self.future,
-            "concentration": self.concentration,
-            "intensity": np.array([[1.5, 6.0]]),
+            "interest": np.repeat(self.interest, rows, 0),
+            "future": self.future - 0.01 * gone[:, None],
+            "concentration": np.repeat(self.concentration, rows, 0),
+            "intensity": np.repeat([[1.5, 6.0]], rows, 0),
         }
 
     def rank(self, cases, rows):
@@ -102,6 +106,34 @@ def test_profile_reads_as_the_forecast(log, predictor):
     assert rows["Music"]["forecast"][1]["future"] == rows["Music"]["future"] == 0.7
     assert profile["intensity"][1] == {"horizon": 28.0, "events": 6.0}
     assert profile["events"] == 3 and profile["at"].startswith("2020-10-03T")
+
+
+def test_events_behind_a_domain_are_those_without_which_its_forecast_falls(log, predictor):
+    profile = interest_profile(predictor, log, "ann", why=2)
+    rows = {row["domain"]: row["because"] for row in profile["domains"]}
+    assert [event["title"] for event in rows["Film > Crime"]] == ["Heat", "Casino"]
+    assert rows["Music"] == [
+        {"item_id": "jazz", "title": "Jazz", "at": "2020-10-03T12:26:40+00:00", "contribution": 0.01}
+    ]
+    assert rows["Film > Space"] == []  # hers has none of it
+    assert json.loads(json.dumps(profile)) == profile
+    assert {len(row["because"]) for row in interest_profile(predictor, log, "ann", why=0)["domains"]} == {0}
+    assert len(interest_profile(predictor, log, "ann", why=1)["domains"][0]["because"]) == 1
+    with pytest.raises(ValueError, match="`why` is -1, expected 0 or more"):
+        interest_profile(predictor, log, "ann", why=-1)
+    text = io.StringIO()
+    print_profile(profile, Console(file=text, width=120))
+    assert "Heat (2020-09-13) +0.010, Casino (2020-09-14) +0.010" in text.getvalue()
+    assert "▁" in text.getvalue() and "(0." in text.getvalue()
+
+
+def test_the_latest_events_are_tried_and_the_others_stay(log, predictor):
+    cases = forecast_query(log, np.array([0]), np.array([START + 30 * DAY]), (7.0, 28.0), "days", 28.0)
+    events, added = event_contributions(predictor, cases, max_events=1)
+    assert events.tolist() == [2] and added.shape == (1, len(log.tree))
+    asked = without(cases, [np.array([0, 2]), np.zeros(0, dtype=np.int64)])
+    assert asked.histories.offsets.tolist() == [0, 1, 4] and asked.histories.index.tolist() == [1, 0, 1, 2]
+    assert asked.time.tolist() == [START + 30 * DAY] * 2
 
 
 def test_little_evidence_is_steady(log):
