@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -256,6 +257,10 @@ def profile(
     level: Annotated[int | None, typer.Option(min=0, help="Level of the domain tree, 0 = top; default: all.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Domains per level.")] = 8,
     why: Annotated[int, typer.Option(min=0, help="Events behind each domain.")] = 3,
+    add_domain: Annotated[
+        list[str] | None,
+        typer.Option(help='A further domain by its name, as in "Film > Heist"; nothing is trained. May be repeated.'),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it, too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -265,7 +270,7 @@ def profile(
 
     if plot is not None and len(user) > 1:
         raise ValueError(f"--plot draws one person, and --user is given {len(user)} times")
-    predictor, log = _predictor(model, data)
+    predictor, log = _predictor(model, data, add_domain or [])
     profiles = [interest_profile(predictor, log, name, at=at, level=level, top=top, why=why) for name in user]
     if as_json:
         print(json.dumps(profiles if len(profiles) > 1 else profiles[0], indent=1, ensure_ascii=False))
@@ -306,14 +311,20 @@ def recommend(
         print_recommendations(lists)
 
 
-def _predictor(model: str, data: Path):
+def _predictor(model: str, data: Path, added: Sequence[str] = ()):
     from .data.log import InterestLog
     from .evaluation.predict import ModelPredictor
+    from .processing_interest import InterestProcessor
     from .publishing.export import load_checkpoint
 
     log = InterestLog.load(data)
     network, processor, _ = load_checkpoint(model)
-    return ModelPredictor(network, processor, log), log
+    if added:
+        network = network.add_domains(added, processor.tokenizer)
+        ids, tokens = processor.item_ids, processor.max_text_tokens
+        processor = InterestProcessor.from_model(network, processor.tokenizer, ids, tokens)
+    predictor = ModelPredictor(network, processor, log)
+    return predictor, predictor.log
 
 
 @app.command()

@@ -127,6 +127,11 @@ class InterestConfig(PreTrainedConfig):
             Beside these, items that training saw seldom do without a vector of their own, and weigh their popularity apart.
         domains (`list[dict]`, *optional*):
             Nodes of the domain tree, `{"id", "name", "parent"}`; see [`DomainTree`].
+        added_domains (`list[str]`, *optional*):
+            Ids of the domains that were added by name after training, see [`InterestModel.add_domains`]: items have a share in
+            them by their text.
+        domain_temperature (`float`, *optional*, defaults to 0.07):
+            Temperature of that softmax over siblings, of cosines; training fits it to the items' known domains.
         horizons (`list[float]`, *optional*, defaults to `[1.0, 7.0, 28.0]`):
             Ascending forecast horizons, in `horizon_unit`.
         horizon_unit (`str`, *optional*, defaults to `"days"`):
@@ -226,6 +231,8 @@ class InterestConfig(PreTrainedConfig):
     num_neighbours: int = 0
     use_newcomers: bool = False
     domains: list[dict] | None = None
+    added_domains: list[str] | None = None
+    domain_temperature: float | int = 0.07
     horizons: list[float | int] | None = None
     horizon_unit: Literal["days", "events"] = "days"
     reference_horizon: float | int = 28.0
@@ -314,6 +321,10 @@ class InterestConfig(PreTrainedConfig):
             raise ValueError(f"`label_smoothing` is {self.label_smoothing}, expected 0 with `ranking_loss` gbce")
         if not 0 <= self.gbce_calibration <= 1:
             raise ValueError(f"`gbce_calibration` is {self.gbce_calibration}, expected a number in [0, 1]")
+        if not self.domain_temperature > 0:
+            raise ValueError(f"`domain_temperature` is {self.domain_temperature}, expected a positive number")
+        if unknown := sorted(set(self.added_domains or []) - {node["id"] for node in self.domains or []}):
+            raise ValueError(f"`added_domains` has {unknown[0]!r}, expected ids of `domains`")
         if not self.temperature > 0:
             raise ValueError(f"`temperature` is {self.temperature}, expected a positive number")
         if not self.value_std > 0:

@@ -13,13 +13,14 @@
 # limitations under the License.
 """PyTorch InterestLM model."""
 
+import copy
 import hashlib
 import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_interest import TASKS, InterestConfig
-from .taxonomy_interest import DomainTree
+from .taxonomy_interest import SEPARATOR, DomainTree
 
 
 SECONDS_PER_DAY = 86400.0
@@ -726,6 +727,7 @@ class InterestStatistics(nn.Module):
         return shares[:, -1].log(), mixed.log(), components.log(), total[:, -1]
 
 
+NEVER_SEEN = -30.0  # log-odds of a domain that no state was taught to foresee
 NEXT_EVENTS = 20  # the window in events that every position foresees beside those of the horizons
 
 
@@ -767,6 +769,7 @@ class InterestDomainHead(nn.Module):
         self.ancestors = nn.Buffer(torch.tensor([path + [len(tree)] * (depth - len(path)) for path in parents]))
         self.is_leaf = nn.Buffer(torch.from_numpy(tree.is_leaf))
         self.name_embeds = nn.Buffer(torch.zeros(len(tree), text_size))
+        self.added = [tree.index[node] for node in config.added_domains or []]
         horizons = config.horizons or []
         self.shortest, self.longest = horizons[0], horizons[-1]
         self.horizons = nn.Buffer(torch.tensor(horizons))
@@ -815,6 +818,8 @@ class InterestDomainHead(nn.Module):
             by_node = by_node + torch.einsum("mrd,kd->mkr", by_user, self.node_vectors())
             # what comes after the state, learnt at every position (see `ahead_loss`); drift only
             ahead = (self.ahead_log(user) - posterior[:, None]).clamp(-4, 4)
+            if self.added:
+                ahead = ahead.index_fill(-1, torch.tensor(self.added, device=ahead.device), 0.0)
             by_node = by_node + F.pad(5 * torch.einsum("wr,mwk->mkr", self.ahead_weight, ahead), (1, 0))
             # nobody is told apart without events
             residual = (by_node * (evidence[:, :1, None] / (evidence[:, :1, None] + 1))).transpose(1, 2)
@@ -826,6 +831,8 @@ class InterestDomainHead(nn.Module):
         and the next 20 events."""
         directions = self.ahead_direction(states).float().unflatten(-1, (-1, states.shape[-1]))
         logits = directions @ self.ahead_node.weight.T.float()
+        if self.added:
+            logits = logits.index_fill(-1, torch.tensor(self.added, device=logits.device), NEVER_SEEN)
         return group_log_softmax(logits, self.statistics.group, self.num_groups)
 
     def ahead_loss(self, states, times, history, segments, nodes, weights) -> torch.Tensor:
@@ -904,6 +911,40 @@ class InterestDomainHead(nn.Module):
             .clamp(-3, 9)
             .exp(),
         }
+
+    def soft_membership(
+        self, texts: torch.Tensor, item_domains: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Nodes and shares of the items with the domains that were added by name.
+
+        What an item has in the parent is shared out by a softmax, over the siblings, of the cosines between its text and their
+        names; known siblings, and all below them, keep their proportions in what is left of it. Items that have a share in an
+        added sibling already stay as they are.
+
+        Args: texts `(N, E)`; item_domains, weights `(N, P)`. Returns both as `(N, P + A)`, A added domains.
+        """
+        number, known = len(self.name_embeds), item_domains >= 0
+        group = self.statistics.group
+        index = torch.where(known, item_domains, number)
+        dense = weights.new_zeros(len(weights), number + 1).scatter_add(1, index, weights * known)[:, :-1]
+        added = torch.tensor(self.added, device=dense.device)
+        is_added = torch.zeros(number, dtype=torch.bool, device=dense.device).index_fill(0, added, True)
+        cosines = F.normalize(texts.float(), dim=-1) @ F.normalize(self.name_embeds.float(), dim=-1).T
+        had = dense[:, added] > 0
+        for parent in (group[added] - 1).unique().tolist():  # parents stand before children
+            children = group == parent + 1
+            new = children & is_added
+            likely = torch.where(children, cosines / self.config.domain_temperature, -torch.inf).softmax(-1) * new
+            likely = likely * (dense[:, new].sum(1, keepdim=True) <= 0)
+            mass = dense[:, parent] if parent >= 0 else dense[:, children].sum(1)
+            rest = torch.where(self.below(children & ~is_added), 1 - likely.sum(1, keepdim=True), 1.0)
+            dense = dense * rest + mass[:, None] * likely
+        nodes = torch.cat([item_domains, torch.where(had, -1, added)], 1)
+        return nodes, dense.gather(1, nodes.clamp(min=0)) * (nodes >= 0)
+
+    def below(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Some nodes and everything under them, `(K,)` bool."""
+        return F.pad(chosen, (0, 1))[self.ancestors].any(1)
 
     def dirichlet_multinomial(self, counts, log_conditional, concentration) -> torch.Tensor:
         """Negative log-likelihood `(...)` of children's counts `(..., K)` under every parent, without the coefficient."""
@@ -1264,6 +1305,100 @@ class InterestModel(InterestPreTrainedModel):
         return model.eval()
 
     @torch.no_grad()
+    def add_domains(self, paths: Sequence[str | Sequence[str]], tokenizer) -> "InterestModel":
+        """
+        A copy of this model with further domains, known by their names alone; nothing is trained.
+
+        An added domain has the vector that its name means to the model, no parameters of its own, and counts what it gets of
+        each item by soft membership ([`InterestDomainHead.soft_membership`]), for people and population alike. Where a log's
+        tables are at hand (`LogTensors`), the population's shares follow from them; in the model itself they start
+        even among siblings.
+
+        Args:
+            paths (`Sequence`): `"Film > Heist"` or `["Film", "Heist"]`; missing nodes on the way are added, too.
+            tokenizer (`PreTrainedTokenizerBase`): tokenizer of the text backbone.
+
+        Raises:
+            ValueError: a model without domains, a path that is empty or already a domain.
+
+        Example:
+
+        ```python
+        model = model.add_domains(["Film > Heist"], processor.tokenizer)
+        processor = InterestProcessor.from_model(model, processor.tokenizer, processor.item_ids)
+        ```
+        """
+        if self.domain_head is None:
+            raise ValueError("the model knows no domains: it was made without them")
+        nodes = list(self.config.domains or [])
+        known = {node["id"] for node in nodes}
+        added: list[str] = []
+        for path in paths:
+            names = path.split(SEPARATOR) if isinstance(path, str) else list(path)
+            if not all(isinstance(name, str) and name.strip() for name in names) or not names:
+                raise ValueError(f"`paths` has {path!r}, expected names with {SEPARATOR!r} between them")
+            identifier = SEPARATOR.join(names)
+            if identifier in known:
+                raise ValueError(f"`paths` has {identifier!r}, which is a domain already")
+            for depth in range(1, len(names) + 1):
+                node = SEPARATOR.join(names[:depth])
+                if node not in known:
+                    nodes.append(
+                        {"id": node, "name": names[depth - 1], "parent": SEPARATOR.join(names[: depth - 1]) or None}
+                    )
+                    added.append(node)
+                    known.add(node)
+        config = copy.deepcopy(self.config)
+        config.domains = DomainTree(nodes).nodes
+        config.added_domains = [*(self.config.added_domains or []), *added]
+        with torch.device(self.device):
+            model = InterestModel(config)
+        model.load_state_dict(self.state_with(model), strict=False)
+        head: Any = model.domain_head
+        tree = DomainTree(config.domains)
+        head.name_embeds[[tree.index[node] for node in added]] = self.encode_strings(added, tokenizer).to(
+            head.name_embeds
+        )
+        return model.train(self.training)
+
+    def state_with(self, model: "InterestModel") -> dict[str, torch.Tensor]:
+        """Parameters of this model in the shapes of one with further domains: zero for what is a domain's own, the mean over
+        parents for what is a parent's, even shares for the population."""
+        old, new = DomainTree(self.config.domains or []), DomainTree(model.config.domains or [])
+        place = torch.tensor([new.index[node] for node in old.ids], device=self.device)
+        groups = torch.cat([place.new_zeros(1), place + 1])
+        state = dict(self.state_dict())
+        for name in ("node.weight", "ahead_node.weight", "name_embeds"):
+            value = state["domain_head." + name]
+            state["domain_head." + name] = value.new_zeros(len(new), value.shape[1]).index_copy(0, place, value)
+        columns = state["domain_head.composition.weight"].unflatten(1, (-1, len(old)))
+        wide = columns.new_zeros(*columns.shape[:2], len(new)).index_copy(2, place, columns)
+        state["domain_head.composition.weight"] = wide.flatten(1)
+        for name in ("statistics.group_strength", "concentration"):
+            value = state["domain_head." + name]
+            wide = value.mean(-1, keepdim=True).repeat(*(1 for _ in value.shape[:-1]), len(new) + 1)
+            state["domain_head." + name] = wide.index_copy(-1, groups, value)
+        for name, axis in (("statistics.population_mix", 0), ("statistics.mixture", 1)):
+            value = state["domain_head." + name]  # deeper levels than any before take the deepest one's
+            level = torch.arange(new.num_levels, device=self.device).clamp(max=old.num_levels - 1)
+            state["domain_head." + name] = value.index_select(axis, level)
+        for name in ("statistics.group", "statistics.depth", "ancestors", "is_leaf"):
+            del state["domain_head." + name]
+        shares = state["population.shares"]
+        wide = shares.new_zeros(2, len(new))
+        known = {new.index[node]: old.index[node] for node in old.ids}
+        for node, parent in enumerate(new.parent.tolist()):
+            siblings = [other for other, above in enumerate(new.parent.tolist()) if above == parent]
+            part = shares.new_full((2,), 1 / len(siblings))
+            if node in known:
+                above = shares[:, known[parent]] if parent >= 0 else shares.new_ones(2)
+                kept = sum(other in known for other in siblings) / len(siblings)
+                part = shares[:, known[node]] / above.clamp(min=1e-12) * kept
+            wide[:, node] = part * (wide[:, parent] if parent >= 0 else 1.0)
+        state["population.shares"] = wide
+        return state
+
+    @torch.no_grad()
     def encode_strings(
         self, texts: Sequence[str], tokenizer, batch_size: int = 64, max_tokens: int = 64
     ) -> torch.Tensor:
@@ -1360,6 +1495,7 @@ class InterestModel(InterestPreTrainedModel):
         intensity_counts: torch.Tensor | None = None,
         horizons: torch.Tensor | None = None,
         forecast_only: bool = False,
+        soft_domains: bool = True,
         **kwargs,
     ) -> InterestOutput:
         r"""
@@ -1416,6 +1552,8 @@ class InterestModel(InterestPreTrainedModel):
                 rate goes on. Rankings and change rates stay those of the configuration. Default: `config.horizons`.
             forecast_only (`bool`, *optional*, defaults to `False`): compute nothing but domains, change, forecasts and
                 intensity: twice as fast where domains have a view of their own, elsewhere nothing is saved.
+            soft_domains (`bool`, *optional*, defaults to `True`): items get their shares in `config.added_domains` by their
+                texts; `False` where `item_domains` says all.
 
         Raises:
             ValueError: inputs that do not fit together.
@@ -1428,8 +1566,19 @@ class InterestModel(InterestPreTrainedModel):
             history, history_times = history.new_full((len(history), 1), -1), None
             history_text = history_values = history_actions = history_places = segment_ids = None
         texts = self.text_table(item_input_ids, item_attention_mask, item_embeds, item_live_index)
+        item_texts = texts if item_text_index is None else texts[item_text_index]
         identified = self.identified(item_ids)
-        items = self.item_tower(texts if item_text_index is None else texts[item_text_index], item_ids, identified)
+        items = self.item_tower(item_texts, item_ids, identified)
+        if (
+            self.config.added_domains
+            and soft_domains
+            and item_domains is not None
+            and item_domain_weights is not None
+            and self.domain_head is not None
+        ):
+            item_domains, item_domain_weights = self.domain_head.soft_membership(
+                item_texts, item_domains, item_domain_weights
+            )
         batch, length = history.shape
         positions = torch.arange(length, device=history.device)
         if history_times is None:

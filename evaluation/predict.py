@@ -36,9 +36,10 @@ class ModelPredictor:
         tensors: LogTensors | None = None,
         progress: bool = True,
     ):
-        self.model, self.processor, self.log, self.batch_size = model, processor, log, batch_size
+        self.model, self.processor, self.batch_size = model, processor, batch_size
         self.seconds_later = 0
         self.tensors = tensors or LogTensors(log, model, processor, cache_dir=cache_dir, progress=progress)
+        self.log = log if tensors is not None else self.tensors.log  # with the domains that were added by name
 
     def forward(self, histories, time: np.ndarray, **inputs) -> InterestOutput:
         """One pass over some cases; what the output says at queries has one row per case."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from ..data.labels import PopularityTable, PopulationTable
 from ..data.log import TRAIN, InterestLog
 from ..modeling_interest import InterestModel
 from ..processing_interest import InterestProcessor, item_sentence
+from ..taxonomy_interest import DomainTree
 from .encode import text_vectors
 
 
@@ -39,7 +42,7 @@ class LogTensors:
         progress: bool = True,
         texts: torch.Tensor | None = None,
     ):
-        check_domains(log, model)
+        added = check_domains(log, model)
         self.log, self.config, self.processor = log, model.config, processor
         self.cache_dir, self.progress = cache_dir, progress
         frame = log.items
@@ -60,6 +63,8 @@ class LogTensors:
         self.texts = texts
         if texts is None:
             self.refresh(model)
+        if added:
+            log = self.log = with_added_domains(log, model, self.texts[self.item_text_index])
         self.item_ids = torch.tensor([processor.item_index.get(item_id, -1) for item_id in log.item_ids])
         self.item_domains, self.item_domain_weights = (
             padded_rows(log.item_nodes) if model.config.domains else (None, None)
@@ -90,6 +95,8 @@ class LogTensors:
         if self.item_domains is not None:
             batch["item_domains"] = self.item_domains[chosen]
             batch["item_domain_weights"] = self.item_domain_weights[chosen]
+        if self.config.added_domains:
+            batch["soft_domains"] = False
         return batch
 
     def popular(self, rows: np.ndarray | None, **times: np.ndarray) -> dict[str, torch.Tensor]:
@@ -186,10 +193,17 @@ def shared_rows(events: np.ndarray, lengths: np.ndarray, alone: np.ndarray) -> t
     return order[start], row_of
 
 
-def check_domains(log: InterestLog, model: InterestModel) -> None:
-    """Raises a `ValueError` where the log's taxonomy differs from the model's."""
+def check_domains(log: InterestLog, model: InterestModel) -> bool:
+    """Whether the log's items lack the domains that were added to the model by name.
+
+    Raises:
+        ValueError: the log's taxonomy differs from the model's in anything else.
+    """
     expected = [node["id"] for node in model.config.domains or []]
     found = log.tree.ids if log.tree is not None and expected else []
+    added = set(model.config.added_domains or [])
+    if added and found == [node for node in expected if node not in added]:
+        return True
     if expected != found:
         missing = sorted(set(expected) - set(found))[:3]
         surplus = sorted(set(found) - set(expected))[:3]
@@ -197,6 +211,22 @@ def check_domains(log: InterestLog, model: InterestModel) -> None:
             f"the data's taxonomy differs from the checkpoint's: {len(found)} domains, expected {len(expected)}; "
             f"missing {missing}, unknown {surplus}"
         )
+    return False
+
+
+def with_added_domains(log: InterestLog, model: InterestModel, texts: torch.Tensor) -> InterestLog:
+    """The log with the model's tree: its items have shares in the added domains by their texts `(I, E)`."""
+    nodes, weights = padded_rows(log.item_nodes)
+    place = torch.tensor([DomainTree(model.config.domains or []).index[node] for node in log.tree.ids])
+    nodes = torch.where(nodes >= 0, place[nodes.clamp(min=0)], -1)
+    device = model.device
+    with torch.inference_mode():
+        nodes, weights = model.domain_head.soft_membership(texts.to(device), nodes.to(device), weights.to(device))
+    row, column = (nodes >= 0).nonzero(as_tuple=True)
+    cells = (row.cpu().numpy(), nodes[row, column].cpu().numpy())
+    shape = (log.num_items, model.config.num_domains)
+    matrix = sp.csr_matrix((weights[row, column].cpu().numpy(), cells), shape=shape, dtype=np.float32)
+    return replace(log, tree=DomainTree(model.config.domains or []), item_nodes=matrix)
 
 
 def padded_rows(matrix) -> tuple[torch.Tensor, torch.Tensor]:

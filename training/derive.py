@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..data.inspect import suggest_horizons
 from ..data.log import TRAIN, InterestLog
-from ..modeling_interest import InterestModel
+from ..modeling_interest import InterestModel, group_log_softmax
 from ..recommendation.log_tensors import LogTensors
 
 
@@ -67,3 +68,22 @@ def fill_population(model: InterestModel, tensors: LogTensors) -> None:
         counts = np.bincount(log.user[train], minlength=log.num_users)
         days = (end[0] - log.timestamp[np.minimum(first, log.num_events - 1)])[counts > 0] / 86400
         population.rate.fill_(float(counts.sum() / max(days.sum(), 1e-3)))
+
+
+TEMPERATURES = (0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
+
+
+def membership_temperature(model: InterestModel, tensors: LogTensors) -> float:
+    """Temperature at which a softmax over siblings of the cosines between an item's text and their names says best which of
+    them the item is in: what soft membership of domains that are added by name goes by."""
+    head = model.domain_head
+    texts = tensors.texts[tensors.item_text_index].float()
+    names = head.name_embeds.float().cpu()
+    cosines = F.normalize(texts, dim=-1) @ F.normalize(names, dim=-1).T
+    shares = torch.from_numpy(tensors.log.item_nodes.toarray())
+    group = head.statistics.group.cpu()
+    fits = [
+        float((shares * group_log_softmax(cosines / temperature, group, head.num_groups)).sum())
+        for temperature in TEMPERATURES
+    ]
+    return TEMPERATURES[int(np.argmax(fits))]

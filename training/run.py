@@ -24,7 +24,7 @@ from ..recommendation.log_tensors import LogTensors
 from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
 from .blend import fit_blend, refit_blend
-from .derive import config_for, fill_population, known_items, usual_dropout
+from .derive import config_for, fill_population, known_items, membership_temperature, usual_dropout
 from .prior import fit_prior
 from .refit import refit, with_validation
 from .reliable import check_change
@@ -280,6 +280,8 @@ def train(
     fits = validation.fold is not None and not interrupted
     training["blend"] = fit_blend(predictor, validation) if fits else None
     training["change"] = None
+    if config.domains:
+        config.domain_temperature = membership_temperature(model, tensors)
     if config.domains and not interrupted:
         training["change"] = check_change(predictor, validation)
         config.change_is_reliable = training["change"]["reliable"]
