@@ -24,6 +24,7 @@ from ..recommendation.log_tensors import LogTensors
 from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
 from .blend import fit_blend, refit_blend
+from .calibrate import apply_calibration, calibrate
 from .derive import config_for, fill_population, known_items, membership_temperature, usual_dropout
 from .prior import fit_prior
 from .refit import refit, with_validation
@@ -285,6 +286,7 @@ def train(
     if config.domains and not interrupted:
         training["change"] = check_change(predictor, validation)
         config.change_is_reliable = training["change"]["reliable"]
+    training["calibration"] = calibrate(predictor, validation) if fits else None
     training["refit_steps"] = 0
     if args.refit_share and fits:
         training["refit_steps"] = refit(trainer, args.max_minutes * args.refit_share, stop)
@@ -294,6 +296,7 @@ def train(
             refit_blend(model, tensors, training["blend"])
         if live:
             tensors.refresh(model)
+    apply_calibration(model, training["calibration"])
     training["minutes"] = round(budget.elapsed / 60, 2)
     if not trainer.is_world_process_zero():
         return {"training": training}

@@ -1,0 +1,99 @@
+"""Concentrations are fitted once more on validation windows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_evaluation_cases import make_log
+
+from interest_lm import InterestModel
+from interest_lm.evaluation.cases import forecast_cases
+from interest_lm.evaluation.folds import fold
+from interest_lm.evaluation.scoring import score_future
+from interest_lm.training.calibrate import apply_calibration, calibrate, fit_concentration
+from interest_lm.training.validation import Validation
+
+
+HORIZONS = (2.0, 8.0)
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_bert):
+    log = make_log(users=12)
+    torch.manual_seed(0)
+    model = InterestModel.from_text_pretrained(
+        str(tiny_bert), domains=log.tree, hidden_size=16, horizons=list(HORIZONS), reference_horizon=8.0
+    )
+    return log, model
+
+
+def drawn_cases(log, kappa: tuple[float, float], people: int = 400):
+    """Windows of 30 and 60 events drawn from Dirichlet-multinomials, kappa by horizon, and the shares they are around."""
+    tree, rng = log.tree, np.random.default_rng(0)
+    cases = forecast_cases(log, fold(log, "test"), HORIZONS, "days", 8.0)
+    shape = people, len(HORIZONS), len(tree)
+    counts, shares = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for h, total in enumerate((30, 60)):
+        for parent in np.unique(tree.parent):  # parents stand before children
+            children = np.flatnonzero(tree.parent == parent)
+            around = rng.dirichlet(np.full(len(children), 4.0), people)
+            alpha = np.maximum(kappa[h] * around, 1e-6)
+            above = np.full(people, total) if parent < 0 else counts[:, h, parent].astype(int)
+            gamma = rng.gamma(alpha)
+            own = gamma / gamma.sum(1, keepdims=True)
+            counts[:, h, children] = rng.multinomial(above, own)
+            shares[:, h, children] = around * (1.0 if parent < 0 else shares[:, h, parent][:, None])
+    seen = np.ones(shape[:2], bool)
+    cases = replace(cases, user=np.arange(people), counts=counts, mask=seen, totals=counts.sum(2) * 0 + 30)
+    return cases, shares
+
+
+def test_the_shift_makes_up_for_concentrations_that_are_wrong(parts):
+    """True: 5 e events at W, three times more at a quarter of it; said: 5 e^2 at both."""
+    log, model = parts
+    at_window = 5 * np.e
+    cases, shares = drawn_cases(log, (3 * at_window, at_window))
+    said = np.full(shares.shape, 5 * np.e**2, np.float32)
+    level, slope = fit_concentration(model, cases, shares, said)
+    assert level == pytest.approx(-1.0, abs=0.15)
+    assert slope == pytest.approx(np.log(3) / np.log(2 / 8), abs=0.15)
+    relative = np.log(np.array(HORIZONS) / 8.0)[None, :, None]
+    given = (cases, shares, log.tree, 0, 0, "model")
+    narrow = score_future(*given, said).figures["coverage_80"]
+    right = score_future(*given, said * np.exp(level + slope * relative)).figures["coverage_80"]
+    assert narrow < 0.72 and right == pytest.approx(0.8, abs=0.02)
+
+
+def test_applying_changes_concentrations_and_no_forecast(parts):
+    log, model = parts
+    head = model.domain_head
+    batch = {
+        "history": torch.zeros(1, 3, dtype=torch.int64),
+        "item_embeds": torch.randn(1, 32),
+        "item_domains": torch.tensor([[0]]),
+        "item_domain_weights": torch.ones(1, 1),
+    }
+    with torch.no_grad():
+        before = model.eval()(**batch)
+        apply_calibration(model, None)
+        assert torch.equal(model(**batch).concentration, before.concentration)
+        apply_calibration(model, [-0.5, 0.2])
+        after = model(**batch)
+    assert torch.equal(before.future_interest, after.future_interest)
+    expected = np.exp(-0.5 + 0.2 * np.log(np.array(HORIZONS) / 8.0))
+    np.testing.assert_allclose((after.concentration / before.concentration)[0].T[0], expected, rtol=1e-4)
+    assert head.concentration[1].equal(torch.full_like(head.concentration[1], float(np.log(20.0))))
+
+
+def test_few_people_calibrate_nothing(parts):
+    log, model = parts
+
+    class Predictor:
+        pass
+
+    predictor = Predictor()
+    predictor.model = model
+    assert calibrate(predictor, Validation(log, list(HORIZONS), "days", 8.0, 50)) is None
