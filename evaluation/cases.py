@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -22,6 +22,8 @@ MIN_HISTORY = 5  # events that a forecast needs before the cut (`global-time`; o
 ENOUGH_CASES = 600  # forecasts to tune on; fewer are joined by those of earlier cuts
 EARLIER_CUTS = 5
 LONG_RUN_STRENGTH = 5.0  # events that the population is worth in the interest that a change rate starts from
+NEXT_EVENTS_PER_USER = 20  # asked about at their own times, of one user in one split (`global-time`)
+NEXT_EVENT_VALUES = 20_000_000  # cases times domains of such questions; a random part of more
 MIN_COMPLETION = 4  # events that a completion needs before the cut: two to see and two to guess
 
 
@@ -137,6 +139,17 @@ class ForecastCases:
 
 
 @dataclass(frozen=True)
+class NextEventCases(ForecastCases):
+    """In which domain the next event falls, given its own `time (Q,)`: windows of one event, `counts (Q, 1, K)` its shares.
+
+    What is asked knows the target's hour, weekday and gap, and the last place before it; never its own place or item.
+    `event (Q,)` is the target's position in the log.
+    """
+
+    event: np.ndarray = field(kw_only=True)
+
+
+@dataclass(frozen=True)
 class CompletionCases:
     """A random half of each history is hidden: `visible_counts (Q, K)` are known, `hidden_counts (Q, K)` are asked."""
 
@@ -164,7 +177,7 @@ class OverallCases:
     event: np.ndarray
 
 
-Cases = TypeVar("Cases", RankingCases, ForecastCases, CompletionCases, OverallCases)
+Cases = TypeVar("Cases", RankingCases, ForecastCases, NextEventCases, CompletionCases, OverallCases)
 
 
 def take(cases: Cases, rows: slice | np.ndarray) -> Cases:
@@ -352,6 +365,41 @@ def forecast_cases(
         interest=node_shares(history_counts, log.tree, population, LONG_RUN_STRENGTH),
     )
     return take(cases, np.flatnonzero(future.mask.any(1)))
+
+
+def next_event_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = None) -> NextEventCases:
+    """Events of the split with a domain and a history, asked at their own time: the last twenty of each user with everything
+    strictly before them (`global-time`), or the asked event with what the log puts before it (`leave-last`)."""
+    item = np.maximum(log.item, 0)
+    event = np.flatnonzero(fold.asked & (log.item >= 0) & (np.diff(log.item_nodes.indptr)[item] > 0))
+    if users is not None:
+        event = event[users[log.user[event]]]
+    start, stop = _earlier(log, event, fold.by_time)
+    event, start, stop = event[stop > start], start[stop > start], stop[stop > start]
+    last = np.isin(event, _last_per_user(log, event, NEXT_EVENTS_PER_USER))
+    most = max(200, NEXT_EVENT_VALUES // max(len(log.tree), 1))
+    if last.sum() > most:
+        last[np.random.default_rng(0).permutation(np.flatnonzero(last))[most:]] = False
+    event, histories = event[last], Histories.from_ranges(start[last], stop[last])
+    counts = np.asarray(log.item_nodes[log.item[event]].todense(), dtype=np.float32)
+    seen = np.ones((len(event), 1), dtype=bool)
+    return NextEventCases(
+        user=log.user[event].astype(np.int64),
+        time=log.timestamp[event],
+        histories=histories,
+        horizons=(1.0,),
+        unit="events",
+        history_counts=histories.count_nodes(log),
+        counts=counts[:, None],
+        totals=seen.astype(np.float32),
+        mask=seen,
+        reference_horizon=1.0,
+        reference_counts=counts,
+        reference_mask=seen[:, 0],
+        rate=None,
+        gate=None,
+        event=event,
+    )
 
 
 def completion_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = None, seed: int = 0) -> CompletionCases:

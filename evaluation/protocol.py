@@ -14,6 +14,7 @@ from .cases import sample_users
 from .folds import fold, tuning_fold
 from .groups import measure_completion, measure_overall, measure_ranking
 from .metrics.forecast import skill
+from .next_event import measure_next_event
 from .run import GROUPS, HEADLINE, MODEL, Run, best_baseline
 from .scoring import Score
 from .windows import measure_windows
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
 FILTER_BELOW = 0.01  # seen items are filtered where fewer training events than this are repeats
 TUNING_USERS = 2_000
+SHARES = ("future", "completion", "next_event")  # groups with a skill over the best baseline
 BASELINES = (
     "popularity", "recent_popularity", "item_knn", "ease_decay", "text_knn",
     "population", "last_window", "history_mean", "shrinkage", "ewma", "decayed_counts", "mixture",
     "zero_change", "trend", "mean_reversion", "mixture_rate",
+    "hour_context", "markov", "mixture_context", "context_mix",
     "history_rate", "ewma_rate", "user_mean", "item_mean", "user_item_logistic", "user_item_bias",
 )  # fmt: skip
 
@@ -57,7 +60,7 @@ def evaluate(
     Args:
         log (`InterestLog`): the prepared log.
         predictor (*optional*): an object with any of `rank(cases, rows) -> (n, I)`, `forecast(cases) -> dict` (`future`
-            `(Q, H, K)`, `change_rate (Q, K)`, `intensity (Q, H)`), `completion(cases) -> (Q, K)`, `overall(cases) -> (Q,)`
+            `(Q, H, K)`, `change_rate (Q, K)`, `intensity (Q, H)`), `completion(cases) -> (Q, K)`, `next_event(cases) -> (Q, K)`, `overall(cases) -> (Q,)`
             logits, `ratings(cases) -> (Q,)`, `with_random_text(seed)` (itself, reading the items' texts permuted, for the
             control), `asked_later(seconds)` (itself, told that questions come later, for the control). None measures the baselines alone.
         horizons (`Sequence[float]`), horizon_unit (`str`): windows in `"days"` or `"events"`. Under `leave-last` the only
@@ -106,6 +109,7 @@ def evaluate(
     measure_overall(run)
     measure_completion(run)
     measure_windows(run, tuple(float(h) for h in horizons), horizon_unit, float(reference_horizon))
+    measure_next_event(run)
     protocol = {
         "rule": asked.rule,
         "headline": "filtered" if filtered else "unfiltered",
@@ -146,7 +150,7 @@ def _results(run: Run, name: str | None, split: str, protocol: dict) -> dict:
                 entry[group] = score.figures
                 found = {f"{group}.{metric}": value for metric, value in score.intervals().items()}
                 entry.setdefault("intervals", {}).update(found)
-        if group in ("future", "completion") and strongest is not None:
+        if group in SHARES and strongest is not None:
             reference = scores[strongest].figures["cross_entropy"]
             for score in scores.values():
                 score.figures["skill"] = skill(score.figures["cross_entropy"], reference)
@@ -156,7 +160,7 @@ def _results(run: Run, name: str | None, split: str, protocol: dict) -> dict:
             if group == "future":
                 for figure in ("kl", *model.by_horizon):
                     paired |= _paired(group, figure, model, scores[strongest], strongest)
-            if group in ("future", "completion") and metric in model.replicates and len(model.replicates[metric]):
+            if group in SHARES and metric in model.replicates and len(model.replicates[metric]):
                 ratio = 1.0 - model.replicates[metric] / scores[strongest].replicates[metric]
                 intervals[f"{group}.skill"] = interval(ratio)
     for key, slices in run.slices.items():

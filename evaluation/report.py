@@ -20,6 +20,7 @@ COLUMNS = {
     "future": ("cross_entropy", "kl", "js", "skill", "coverage_80"),
     "change": ("auc", "stratified_auc", "balanced_accuracy", "spearman", "mae"),
     "intensity": ("nb_deviance", "poisson_deviance", "mae", "coverage_80"),
+    "next_event": ("cross_entropy", "kl", "js", "skill"),
     "rating": ("rmse", "mae"),
 }
 IMPRESSION_COLUMNS = (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..data.log import InterestLog
 
 
-GROUPS = ("ranking", "overall", "completion", "future", "change", "intensity", "rating")
+GROUPS = ("ranking", "overall", "completion", "future", "change", "intensity", "next_event", "rating")
 MODEL = "model"
 # What decides within each group, and whether more is better.
 HEADLINE = {
@@ -27,6 +27,7 @@ HEADLINE = {
     "future": ("cross_entropy", False),
     "change": ("auc", True),
     "intensity": ("nb_deviance", False),
+    "next_event": ("cross_entropy", False),
     "rating": ("rmse", False),
 }
 
