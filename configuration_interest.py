@@ -25,7 +25,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .taxonomy_interest import DomainTree
 
 
-TASKS = ("ranking", "ahead", "overall", "completion", "future", "intensity", "rating")
+TASKS = ("ranking", "ahead", "overall", "completion", "future", "intensity", "rating", "next_event")
 
 
 def plain_value_errors(config_class):
@@ -154,6 +154,9 @@ class InterestConfig(PreTrainedConfig):
             read the states that ranking reads.
         use_domain_fusion (`bool`, *optional*, defaults to `True`):
             Ranking sees the forecast: `y = u + gate * sum f_d v_d`.
+        use_next_event (`bool`, *optional*, defaults to `False`):
+            The model also says in which domain an event at the time of the query falls (`next_interest`), by a head that reads
+            hour, weekday, gap and last place.
         ranking_loss (`str`, *optional*, defaults to `"softmax"`):
             `"softmax"` over the item table, or `"gbce"`, binary cross-entropy of every item (Petrov & Macdonald 2023).
         gbce_calibration (`float`, *optional*, defaults to 0.75):
@@ -164,8 +167,8 @@ class InterestConfig(PreTrainedConfig):
             Where the learned temperature of the ranking scores starts, usually .05 to 1.
         task_weights (`dict[str, float]`, *optional*):
             Lambda per task, of `ranking`, `ahead` (every position foresees the domains of the windows that follow it, which
-            teaches the states that the domain head reads), `overall`, `completion`, `future`, `intensity`, `rating`; 0 switches
-            one off.
+            teaches the states that the domain head reads), `overall`, `completion`, `future`, `intensity`, `rating`,
+            `next_event`; 0 switches one off.
         task_weighting (`str`, *optional*, defaults to `"fixed"`):
             `"fixed"`, or `"uncertainty"` (Kendall et al. 2018, eq. 10: learned log-variance per task).
 
@@ -244,6 +247,7 @@ class InterestConfig(PreTrainedConfig):
     use_domain_residual: bool = True
     use_domain_view: bool = True
     use_domain_fusion: bool = True
+    use_next_event: bool = False
     ranking_loss: Literal["softmax", "gbce"] = "softmax"
     gbce_calibration: float = 0.75
     label_smoothing: float = 0.0
@@ -279,6 +283,11 @@ class InterestConfig(PreTrainedConfig):
     def num_horizons(self) -> int:
         """H."""
         return len(self.horizons or [])
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that this model can be taught."""
+        return tuple(task for task in TASKS if task != "next_event" or self.use_next_event)
 
     @property
     def reference_index(self) -> int:
@@ -329,6 +338,8 @@ class InterestConfig(PreTrainedConfig):
             raise ValueError(f"`temperature` is {self.temperature}, expected a positive number")
         if not self.value_std > 0:
             raise ValueError(f"`value_std` is {self.value_std}, expected a positive number")
+        if self.use_next_event and not self.domains:
+            raise ValueError("`use_next_event` is True, expected False without `domains`")
         for task, weight in (self.task_weights or {}).items():
             if task not in TASKS or not weight >= 0:
                 raise ValueError(f"`task_weights` has {task!r}: {weight}, expected tasks of {TASKS} with weights >= 0")

@@ -30,7 +30,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .configuration_interest import TASKS, InterestConfig
+from .configuration_interest import InterestConfig
 from .taxonomy_interest import SEPARATOR, DomainTree
 
 
@@ -60,6 +60,8 @@ class InterestOutput(ModelOutput):
         future_interest (`torch.FloatTensor` of shape `(B, H, K)`): share of each domain in the window up to each horizon.
         concentration (`torch.FloatTensor` of shape `(B, H, K)`): Dirichlet-multinomial concentration of a domain among its
             siblings, in events.
+        next_interest (`torch.FloatTensor` of shape `(B, K)`): share of each domain of an event that happens at the time of the
+            query itself: its hour, weekday and gap are known, the event's place is not. Not in training mode.
         intensity (`torch.FloatTensor` of shape `(B, H)`): expected number of events in each window.
         intensity_dispersion (`torch.FloatTensor` of shape `(B, H)`): size parameter of its negative binomial.
         ratings (`torch.FloatTensor` of shape `(B, C)`): predicted value of each candidate, in the unit of the values.
@@ -78,6 +80,7 @@ class InterestOutput(ModelOutput):
     overall_change: torch.Tensor | None = None
     future_interest: torch.Tensor | None = None
     concentration: torch.Tensor | None = None
+    next_interest: torch.Tensor | None = None
     intensity: torch.Tensor | None = None
     intensity_dispersion: torch.Tensor | None = None
     ratings: torch.Tensor | None = None
@@ -212,6 +215,12 @@ class RowGroups:
         slot[order] = torch.arange(len(rows), device=rows.device) - first[rows[order]]
         self.rows, self.slot, self.batch = rows, slot, batch
         self.width = max(int(count.max()), 1)
+
+    def dot(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Products `(M, T)` of queries `(M, K)` with the keys of their rows `(B, T, K)`."""
+        together = query.new_zeros(self.batch, self.width, query.shape[-1])
+        together[self.rows, self.slot] = query
+        return (together @ keys.transpose(1, 2))[self.rows, self.slot]
 
     def attend(self, query, key, value, bias, implementation: str | None) -> torch.Tensor:
         """Attention of queries `(M, heads, Q, head_dim)` over the keys of their rows `(B, heads, T, head_dim)` with a bias
@@ -660,20 +669,20 @@ class InterestStatistics(nn.Module):
     `(c_jd + a_jg b_d) / (c_jg + a_jg)`, its base `b` a learned mix of the long-run and the recent population.
     """
 
-    def __init__(self, config: InterestConfig, tree: DomainTree):
+    def __init__(self, config: InterestConfig, tree: DomainTree, further: int = 0, kernels: int = 3):
         super().__init__()
         self.initial = config.half_lives_events or [], config.half_lives_days or []
         self.half_life_events, self.half_life_days = (nn.Parameter(torch.empty(len(lives))) for lives in self.initial)
         self.use_calendar = config.use_calendar and config.time_unit == "seconds"
         self.seconds = config.time_unit == "seconds"
-        counts = len(self.half_life_events) + len(self.half_life_days) + self.use_calendar
+        counts = len(self.half_life_events) + len(self.half_life_days) + self.use_calendar + further
         self.num_components = counts + 3  # undecayed counts and the two populations
         groups = len(tree.parent) + 1
         self.strength = nn.Parameter(torch.empty(counts + 1))
         self.group_strength = nn.Parameter(torch.empty(groups))
         self.population_mix = nn.Parameter(torch.empty(tree.num_levels))
-        self.mixture = nn.Parameter(torch.empty(3, tree.num_levels, self.num_components))
-        self.kernel_strength = nn.Parameter(torch.empty(3))
+        self.mixture = nn.Parameter(torch.empty(kernels, tree.num_levels, self.num_components))
+        self.kernel_strength = nn.Parameter(torch.empty(kernels))
         self.hour_width = nn.Parameter(torch.empty(2))
         self.group = nn.Buffer(torch.from_numpy(tree.parent + 1))
         self.depth = nn.Buffer(torch.from_numpy(tree.depth))
@@ -689,17 +698,21 @@ class InterestStatistics(nn.Module):
         init.constant_(self.kernel_strength, 0.33)
         init.copy_(self.hour_width, torch.tensor([math.log(2.0), 1.0]))
 
+    def same_time(self, times, key_times) -> torch.Tensor:
+        """Log2 of how much events `(M, T)` count by the hour of the day, and weekday or weekend, of the query `(M,)`."""
+        hours = ((times[:, None] - key_times) // 360 % 240).float() / 10
+        apart = torch.minimum(hours, 24 - hours) / self.hour_width[0].exp()
+        weekend = (times // 86400 + 3) % 7 >= 5
+        other = weekend[:, None] != ((key_times // 86400 + 3) % 7 >= 5)
+        return -0.5 * apart**2 / math.log(2) - self.hour_width[1].exp() * other
+
     def decays(self, age_events, age_days, keys, times, key_times) -> torch.Tensor:
         """Weight of each event in each count, `(M, J, T)`."""
         weight = [-age_events[:, None] / self.half_life_events.exp()[:, None]]
         if self.seconds:
             weight.append(-age_days[:, None] / self.half_life_days.exp()[:, None])
         if self.use_calendar:
-            hours = ((times[:, None] - key_times) // 360 % 240).float() / 10
-            apart = torch.minimum(hours, 24 - hours) / self.hour_width[0].exp()
-            weekend = (times // 86400 + 3) % 7 >= 5
-            other = weekend[:, None] != ((key_times // 86400 + 3) % 7 >= 5)
-            weight.append((-0.5 * apart**2 / math.log(2) - self.hour_width[1].exp() * other)[:, None])
+            weight.append(self.same_time(times, key_times)[:, None])
         weight.append(torch.zeros_like(age_events)[:, None])
         return torch.cat(weight, 1).mul(math.log(2)).exp() * keys[:, None]
 
@@ -728,6 +741,22 @@ class InterestStatistics(nn.Module):
 
 
 NEVER_SEEN = -30.0  # log-odds of a domain that no state was taught to foresee
+
+
+class InterestEventStatistics(InterestStatistics):
+    """The counts behind an event at a known time: those of the prior, and what the person did after the last event's domain: its
+    leaf, its top, and its leaf at this time of the week."""
+
+    def __init__(self, config: InterestConfig, tree: DomainTree):
+        super().__init__(config, tree, further=3, kernels=1)
+
+    def after_alike(self, leaf, top, keys, times, key_times) -> torch.Tensor:
+        """Weights of events in these counts, `(M, 3, T)`: `leaf` and `top` `(M, T)` say how far what came before an event
+        is of the last event's domain."""
+        timed = leaf * self.same_time(times, key_times).mul(math.log(2)).exp() if self.use_calendar else leaf
+        return torch.stack([leaf, top, timed], 1) * keys[:, None]
+
+
 NEXT_EVENTS = 20  # the window in events that every position foresees beside those of the horizons
 
 
@@ -960,6 +989,74 @@ class InterestDomainHead(nn.Module):
         return -(nodes.sum(-1) + parents.sum(-1))
 
 
+HOURS_OF_WEEK = 48  # 24 of weekdays, 24 of weekends
+
+
+def hour_of_week(times: torch.Tensor) -> torch.Tensor:
+    """Hour of the day, 0 to 23, plus 24 at weekends, of seconds since 1970, a Thursday."""
+    return (times // 3600) % 24 + 24 * ((times // 86400 + 3) % 7 >= 5)
+
+
+class InterestNextEventHead(nn.Module):
+    """Shares of an event at a known time, among siblings:
+
+        log f = w_m log mixture  +  sum_j w_j (log component_j - log population)  +  w_e log everybody then / always  +  residual
+
+    Components are the person's counts by decay, by time of the week and by what came last, each pulled towards what everybody
+    does at that time of the week; weights depend on the level and on how much the person did. The residual, of the state, the
+    hour, the weekday, the gap and the last place, starts at zero.
+    """
+
+    def __init__(self, config: InterestConfig):
+        super().__init__()
+        tree, size = DomainTree(config.domains or []), config.hidden_size
+        self.statistics = InterestEventStatistics(config, tree)
+        # by level: at no evidence, and what e^5 events add
+        self.tilt = nn.Parameter(torch.empty(2, tree.num_levels, self.statistics.num_components + 2))
+        self.time_of_week = nn.Embedding(HOURS_OF_WEEK, size) if self.statistics.use_calendar else None
+        self.norm = InterestRMSNorm(size, config.rms_norm_eps)
+        self.mlp = InterestMLP(config)
+        self.direction_norm = InterestRMSNorm(size, config.rms_norm_eps)
+        self.direction = InterestZeroLinear(size, size, bias=False)
+        self.node = nn.Embedding(len(tree), size)
+        self.is_leaf = nn.Buffer(torch.from_numpy(tree.is_leaf))
+
+    def alike(self, nodes, shares, segments, rows, position) -> tuple[torch.Tensor, torch.Tensor]:
+        """How far the event before each event is of the domain of each query's last event, at the leaves and at the top,
+        `(M, T)` both. Args: nodes, shares `(B, T, P)`; segments `(B, T)`; rows, position `(M,)`."""
+        depth, number = self.statistics.depth, len(self.is_leaf)
+        index = torch.where(nodes >= 0, nodes, number)
+        dense = shares.new_zeros(*nodes.shape[:2], number + 1).scatter_add(2, index, shares)[..., :-1]
+        before = F.pad(dense[:, :-1], (0, 0, 1, 0)) * F.pad(segments[:, 1:] == segments[:, :-1], (1, 0))[..., None]
+        found = []
+        for chosen in (self.is_leaf, depth == 0):
+            last = (dense * chosen)[rows, position]
+            found.append(RowGroups(rows, len(nodes)).dot(last, before))
+        return found[0], found[1]
+
+    def forward(self, hidden, weights, event_nodes, event_shares, older, population, everybody, times) -> torch.Tensor:
+        """Log shares among siblings `(M, K)`.
+
+        Args: hidden `(M, D)` of the query; weights to population as in [`InterestStatistics`]; everybody `(M, K)` log ratio of
+        everybody's shares at that time of the week to those of all times; times `(M,)`.
+        """
+        statistics = self.statistics
+        if self.time_of_week is not None:
+            hidden = hidden + self.time_of_week(hour_of_week(times)).float()
+        hidden = hidden + self.mlp(self.norm(hidden)).float()
+        residual = self.direction(self.direction_norm(hidden)).float() @ self.node.weight.float().T
+        with torch.autocast(hidden.device.type, enabled=False):
+            _, mixed, components, evidence = statistics(
+                weights, event_nodes, event_shares, older, population * everybody.exp()[:, None]
+            )
+            tilts = (components - components[:, -2:-1]).clamp(-4, 4)
+            tilts = torch.cat([tilts, everybody[:, None], mixed], 1)
+            amount = evidence[:, 0].log1p() / 5
+            constant, slope = (torch.einsum("kj,mjk->mk", part[statistics.depth], tilts) for part in self.tilt)
+            logits = mixed[:, 0] + constant + amount[:, None] * slope + residual
+            return group_log_softmax(logits, statistics.group, statistics.num_groups)
+
+
 class InterestIntensityHead(nn.Module):
     """Negative binomial number of events per window; its mean mixes decayed rates, long-run rate and population rate."""
 
@@ -1081,13 +1178,16 @@ class InterestRatingHead(nn.Module):
 
 
 class InterestPopulation(nn.Module):
-    """What the training log said of everybody: shares per domain, events per day, features per item."""
+    """What the training log said of everybody: shares per domain, events per day, features per item, and, for the next event, the
+    log ratio of the shares at an hour of weekdays or weekends to those of all times."""
 
     def __init__(self, config: InterestConfig):
         super().__init__()
         self.shares = nn.Buffer(torch.full((2, max(config.num_domains, 1)), 1.0))
         self.rate = nn.Buffer(torch.ones(1))
         self.item_features = nn.Buffer(torch.zeros(config.num_items, config.num_item_features))
+        timed = config.use_next_event and config.use_calendar and config.time_unit == "seconds"
+        self.time_of_week = nn.Buffer(torch.zeros(HOURS_OF_WEEK, config.num_domains)) if timed else None
 
 
 RELATIONS = ("transitions", "ease")
@@ -1145,12 +1245,13 @@ class InterestNewcomers(nn.Module):
 class InterestTaskBalance(nn.Module):
     """Learned log-variance per task (Kendall et al. 2018, eq. 10)."""
 
-    def __init__(self):
+    def __init__(self, config: InterestConfig):
         super().__init__()
-        self.log_variance = nn.Parameter(torch.empty(len(TASKS)))
+        self.tasks = config.tasks
+        self.log_variance = nn.Parameter(torch.empty(len(self.tasks)))
 
     def forward(self, loss: torch.Tensor, task: str) -> torch.Tensor:
-        log_variance = self.log_variance[TASKS.index(task)]
+        log_variance = self.log_variance[self.tasks.index(task)]
         return loss * (-log_variance).exp() + log_variance / 2
 
 
@@ -1177,6 +1278,9 @@ class InterestPreTrainedModel(PreTrainedModel):
             if isinstance(module, InterestDomainHead):
                 init.normal_(module.ahead_node.weight, std=self.config.hidden_size**-0.5)
                 init.normal_(module.ahead_direction.weight, std=self.config.hidden_size**-0.5)
+        elif isinstance(module, InterestNextEventHead):
+            init.zeros_(module.tilt)
+            init.normal_(module.node.weight, std=self.config.hidden_size**-0.5)
         elif isinstance(module, InterestRMSNorm):
             init.ones_(module.weight)
         elif isinstance(module, InterestItemTower):
@@ -1197,6 +1301,8 @@ class InterestPreTrainedModel(PreTrainedModel):
             init.ones_(module.shares)
             init.ones_(module.rate)
             init.zeros_(module.item_features)
+            if module.time_of_week is not None:
+                init.zeros_(module.time_of_week)
         elif isinstance(module, InterestNeighbours):
             init.zeros_(module.index)
             init.zeros_(module.strength)
@@ -1243,6 +1349,7 @@ class InterestModel(InterestPreTrainedModel):
         self.query_layer = InterestQueryLayer(config)
         self.domain_head = InterestDomainHead(config) if config.domains else None
         self.domain_view = InterestDomainView(config) if config.domains and config.use_domain_view else None
+        self.next_event_head = InterestNextEventHead(config) if config.use_next_event else None
         self.intensity_head = InterestIntensityHead(config) if config.horizon_unit == "days" else None
         self.ranking_head = InterestRankingHead(config)
         self.overall_head = InterestOverallHead(config)
@@ -1250,7 +1357,7 @@ class InterestModel(InterestPreTrainedModel):
         self.population = InterestPopulation(config)
         self.neighbours = InterestNeighbours(config) if config.num_items and config.num_neighbours else None
         self.newcomers = InterestNewcomers(config) if self.neighbours is not None and config.use_newcomers else None
-        self.task_balance = InterestTaskBalance() if config.task_weighting == "uncertainty" else None
+        self.task_balance = InterestTaskBalance(config) if config.task_weighting == "uncertainty" else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -1493,6 +1600,12 @@ class InterestModel(InterestPreTrainedModel):
         future_counts: torch.Tensor | None = None,
         future_mask: torch.Tensor | None = None,
         intensity_counts: torch.Tensor | None = None,
+        event_rows: torch.Tensor | None = None,
+        event_positions: torch.Tensor | None = None,
+        event_times: torch.Tensor | None = None,
+        event_counts: torch.Tensor | None = None,
+        event_history_counts: torch.Tensor | None = None,
+        event_population_shares: torch.Tensor | None = None,
         horizons: torch.Tensor | None = None,
         forecast_only: bool = False,
         soft_domains: bool = True,
@@ -1546,6 +1659,11 @@ class InterestModel(InterestPreTrainedModel):
             future_counts (`torch.FloatTensor` of shape `(M, H, K)`, *optional*): events per domain in each window.
             future_mask (`torch.BoolTensor` of shape `(M, H)`, *optional*): windows that are observed.
             intensity_counts (`torch.FloatTensor` of shape `(M, H)`, *optional*): events in each window.
+            event_rows, event_positions, event_times (`torch.LongTensor` of shape `(E,)`, *optional*): row, last event before,
+                and time of events whose domain is learnt given their time (`use_next_event`).
+            event_counts (`torch.FloatTensor` of shape `(E, K)`, *optional*): their shares at every node.
+            event_history_counts (`torch.FloatTensor` of shape `(E, K)`, *optional*): as `history_counts`.
+            event_population_shares (`torch.FloatTensor` of shape `(E, 2, K)`, *optional*): as `population_shares`.
             horizons (`torch.FloatTensor` of shape `(H',)`, *optional*): any positive horizons, in `config.horizon_unit`, at
                 which `future_interest`, `concentration`, `intensity` and `intensity_dispersion` answer. Shares follow
                 the drift kernels; between configured horizons log intensity is linear in log h, outside the nearest one's
@@ -1631,6 +1749,8 @@ class InterestModel(InterestPreTrainedModel):
             result.change_rate = output["change_rate"]
             result.future_interest = output["log_future"][:, asked].exp()
             result.concentration = output["concentration"][:, asked]
+        if "log_next" in output:
+            result.next_interest = output["log_next"].exp()
         if self.intensity_head is not None:
             result.intensity = output["log_mean"][:, asked].exp()
             result.intensity_dispersion = output["log_size"][:, asked].exp()
@@ -1719,6 +1839,13 @@ class InterestModel(InterestPreTrainedModel):
             losses["ahead"] = self.domain_head.ahead_loss(
                 seen[read], history_times[read], history[read], segment_ids[read], item_domains, item_domain_weights
             )
+        if self.next_event_head is not None and event_rows is not None and event_counts is not None:
+            seen, layer = self.domain_reader(states, domain_states)
+            log_next = self.next_event(
+                seen, layer, history, history_times, history_places, valid, segment_ids, event_rows, event_positions,
+                event_times, item_domains, item_domain_weights, event_history_counts, event_population_shares,
+            )  # fmt: skip
+            losses["next_event"] = -(event_counts * log_next).sum(-1).mean() if len(event_rows) else log_next.sum()
         for task, value in shown.items():
             losses[task] = losses[task] + value if task in losses else value
         losses |= self.domain_losses(output, completion_counts, future_counts, future_mask)
@@ -1736,10 +1863,7 @@ class InterestModel(InterestPreTrainedModel):
     ) -> dict:  # fmt: skip
         """Everything that is said at the queries `(M,)`: fused user state, domains, intensity."""
         batch, length = history.shape
-        index = torch.arange(length, device=history.device)
-        back = position[:, None] - index
-        keys = valid[rows] & started[:, None] & (back >= 0) & (back < self.config.max_history)
-        keys = keys & (segments[rows] == segments[rows, position][:, None])
+        keys, back = self.known_events(valid, segments, rows, position, started)
         key_times = times[rows]
         query_times = torch.where(started, torch.maximum(query_times, times[rows, position]), query_times)
         place = None if places is None else torch.where(started[:, None], places[rows, position], torch.nan)
@@ -1783,11 +1907,69 @@ class InterestModel(InterestPreTrainedModel):
             horizons,
         )  # fmt: skip
         output |= domains
+        if self.next_event_head is not None and not self.training:
+            conditional = self.next_event(
+                *self.domain_reader(states, domain_states), history, times, places, valid, segments, rows, position,
+                query_times, item_domains, item_domain_weights, history_counts, population_shares, started,
+            )  # fmt: skip
+            output["log_next"] = head.down_the_path(conditional)
         if self.config.use_domain_fusion and user is not None:
             leaves = domains["log_future"][:, 0].exp() * head.is_leaf
             mixed = torch.einsum("mk,mkd->md", leaves, domains["domain_embeds"])
             output["fused"] = user + self.ranking_head.fusion_gate * mixed
         return output
+
+    def domain_reader(self, states, domain_states) -> tuple[torch.Tensor, InterestQueryLayer]:
+        """Event states and query layer behind domains."""
+        if self.domain_view is None or domain_states is None:
+            return states, self.query_layer
+        return domain_states, self.domain_view.domain_query
+
+    def next_event(
+        self, states, layer, history, times, places, valid, segments, rows, position, query_times, item_domains,
+        item_domain_weights, history_counts, population_shares, started=None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Log shares among siblings `(M, K)` of events at `query_times (M,)` after the events at `position (M,)` of `rows (M,)`."""
+        head = self.next_event_head
+        started = torch.ones_like(rows, dtype=torch.bool) if started is None else started
+        keys, back = self.known_events(valid, segments, rows, position, started)
+        state = torch.where(started[:, None], states[rows, position], layer.empty.weight.float())
+        place = None if places is None else torch.where(started[:, None], places[rows, position], torch.nan)
+        key_times, key_places = times[rows], None if places is None else places[rows]
+        _, hidden, _ = layer(
+            state, states, RowGroups(rows, len(history)), query_times, place, keys, key_times, key_places
+        )
+        gap = (query_times[:, None] - key_times).clamp(min=0)
+        age_days = gap.float() / SECONDS_PER_DAY if self.config.time_unit == "seconds" else gap.float()
+        nodes = item_domains[history.clamp(min=0)].masked_fill((history < 0)[..., None], -1)
+        shares = item_domain_weights[history.clamp(min=0)].float() * (nodes >= 0)
+        if history_counts is None:
+            history_counts = shares.new_zeros(len(rows), self.config.num_domains)
+        if population_shares is None:
+            population_shares = self.population.shares.expand(len(rows), -1, -1)
+        everybody = shares.new_zeros(len(rows), self.config.num_domains)
+        if self.population.time_of_week is not None:
+            everybody = self.population.time_of_week[hour_of_week(query_times)]
+        statistics = head.statistics
+        with torch.autocast(states.device.type, enabled=False):
+            leaf, top = head.alike(nodes, shares, segments, rows, position)
+            weights = torch.cat(
+                [
+                    statistics.after_alike(leaf, top, keys, query_times, key_times),
+                    statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times),
+                ],
+                1,
+            )
+        return head(
+            hidden, weights, nodes[rows], shares[rows], history_counts.float(), population_shares.float(), everybody,
+            query_times,
+        )  # fmt: skip
+
+    def known_events(self, valid, segments, rows, position, started) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which events each query knows `(M, T)`, and how many events back they are."""
+        back = position[:, None] - torch.arange(valid.shape[1], device=valid.device)
+        keys = valid[rows] & started[:, None] & (back >= 0) & (back < self.config.max_history)
+        return keys & (segments[rows] == segments[rows, position][:, None]), back
 
     def intensities(self, user, keys, age_days, history_events, history_days, horizons=None) -> dict:
         """Log mean and log size of the number of events per window, and the long-run rate (events a day)."""
@@ -1932,7 +2114,14 @@ class InterestModel(InterestPreTrainedModel):
             total = total + weights[task] * loss
         # a head without labels in this batch, or a text tower without texts, still takes part, so that no process waits for
         # its gradient
-        heads = self.overall_head, self.rating_head, self.intensity_head, self.domain_head, self.task_balance
+        heads = (
+            self.overall_head,
+            self.rating_head,
+            self.intensity_head,
+            self.domain_head,
+            self.task_balance,
+            self.next_event_head,
+        )
         for module in (self.text_model, *heads):
             trained = [] if module is None else [part.sum() for part in module.parameters() if part.requires_grad]
             total = total + 0.0 * sum(trained)

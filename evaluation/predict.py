@@ -12,7 +12,7 @@ from ..data.log import InterestLog
 from ..modeling_interest import InterestModel, InterestOutput
 from ..processing_interest import InterestProcessor
 from ..recommendation.log_tensors import LogTensors
-from .cases import CompletionCases, ForecastCases, OverallCases, RankingCases, take
+from .cases import CompletionCases, ForecastCases, NextEventCases, OverallCases, RankingCases, take
 
 
 class ModelPredictor:
@@ -150,6 +150,21 @@ class ModelPredictor:
         for rows, batch in self.batches(cases):
             output = self.forward(batch.histories, batch.time, forecast_only=True)
             answer[rows] = output.domain_interest.float().cpu().numpy()
+        return answer
+
+    def next_event(self, cases: NextEventCases) -> np.ndarray:
+        """Shares of the domains of an event at each case's time, `(Q, K)`.
+
+        Raises:
+            ValueError: a model without that head.
+        """
+        if self.model.next_event_head is None:
+            raise ValueError(
+                "the model does not say what happens at a known time: it was made without `use_next_event`"
+            )
+        answer = np.empty((len(cases.user), self.model.config.num_domains), dtype=np.float32)
+        for rows, batch in self.batches(cases):
+            answer[rows] = self.forward(batch.histories, batch.time).next_interest.float().cpu().numpy()
         return answer
 
     def _candidates(self, cases: OverallCases, field: str) -> np.ndarray:

@@ -66,7 +66,9 @@ def checkpoint(request):
     backbone, encoder = request.param.split("-")
     folder = request.getfixturevalue(backbone)
     torch.manual_seed(0)
-    model = InterestModel.from_text_pretrained(str(folder), domains=TREE, encoder=encoder, **SIZES)
+    model = InterestModel.from_text_pretrained(
+        str(folder), domains=TREE, encoder=encoder, use_next_event=True, **SIZES
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("text_model") and float(parameter.abs().sum()) == 0:
@@ -90,6 +92,7 @@ FIELDS = (
     "change_rate",
     "future_interest",
     "concentration",
+    "next_interest",
     "intensity",
     "ratings",
 )
@@ -120,6 +123,7 @@ def test_outputs_have_their_documented_shapes(checkpoint):
         "overall_change": (users,),
         "future_interest": (users, horizons, domains),
         "concentration": (users, horizons, domains),
+        "next_interest": (users, domains),
         "intensity": (users, horizons),
         "ratings": (users, candidates),
         "last_hidden_state": (users, 7, width),
@@ -327,6 +331,10 @@ def test_every_trainable_part_gets_a_gradient(checkpoint):
         future_counts=torch.ones(users, 3, domains),
         future_mask=torch.ones(users, 3, dtype=torch.bool),
         intensity_counts=torch.ones(users, 3),
+        event_rows=torch.tensor([0, 0, 1]),
+        event_positions=torch.tensor([2, 5, 1]),
+        event_times=batch["history_times"][[0, 0, 1], [3, 6, 2]],
+        event_counts=torch.ones(3, domains),
     )
     output.loss.backward()
     model.eval()

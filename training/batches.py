@@ -93,6 +93,7 @@ class BatchBuilder:
         query_rows (`int`): packed rows of a batch that both are made for; the others only rank.
         sampled_items (`int`): size of the item table where the catalogue is larger than `full_softmax_items`.
         full_softmax_items (`int`): largest catalogue that every step ranks whole.
+        next_events (`int`): events per queried row whose domain is learnt given their own time, where the model says that.
         log_q (`bool`): correct a sampled table's items by their chance to be in it.
         impressions (`int`): impressions per row, as queries at their time with what was shown; where the log has any.
         live_texts (`int`): texts that the text tower encodes anew in a batch (LoRA and the like); the others are cached.
@@ -112,6 +113,7 @@ class BatchBuilder:
     seed: int = 0
     impressions: int = 4
     log_q: bool = True
+    next_events: int = 32
 
     def __post_init__(self):
         log = self.tensors.log
@@ -172,6 +174,8 @@ class BatchBuilder:
             ordinary = len(cuts["row"])
             cuts = {name: np.concatenate([values, shown[name]]) for name, values in cuts.items()}
         batch |= self._queries(cuts, half, packed)
+        if self.config.use_next_event and self.next_events:
+            batch |= self._next_events(random, events[:queried], segments[:queried], user)
         if shown is not None:
             self._shown(batch, shown["number"], ordinary)
         table, row_of = self._items(random, events, targets, batch)
@@ -243,6 +247,37 @@ class BatchBuilder:
             "event": events[row, column][keep],
             "start": events[row, np.argmax(same, 1)][keep],
         }
+
+    def _next_events(self, random, events, segments, user) -> dict[str, torch.Tensor]:
+        """Positions of the rows after which, at a later time, something happens that training may see: what that is, at its time.
+
+        Things that happen at one time count as one event of mixed domains: none of them may know of the others.
+        """
+        log = self.log
+        row = np.repeat(np.arange(len(events)), self.next_events)
+        column = random.integers(events.shape[1], size=len(row))
+        event = np.maximum(events[row, column], 0)
+        owner = log.user[event]
+        first, last = event + 1, self.last_event[owner]
+        keep = (events[row, column] >= 0) & (first < last)
+        time = log.timestamp[np.where(keep, first, 0)]
+        keep &= time > log.timestamp[event]
+        row, column, event, owner, first, last, time = (
+            values[keep] for values in (row, column, event, owner, first, last, time)
+        )
+        stop = np.minimum(history_range(log, owner, time + 1)[1], last)
+        counts = count_nodes(log, first, stop)
+        total = counts[:, log.tree.depth == 0].sum(1, keepdims=True)
+        start = events[row, np.argmax(segments[row] == segments[row, column][:, None], 1)]
+        batch = {
+            "event_rows": row,
+            "event_positions": column,
+            "event_times": time,
+            "event_counts": (counts / np.maximum(total, 1e-9)).astype(np.float32),
+            "event_history_counts": count_nodes(log, log.offsets[owner], start).astype(np.float32),
+            "event_population_shares": self.tensors.population.shares(time),
+        }
+        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()}
 
     def _impressions(self, random, events, segments, user) -> dict[str, np.ndarray]:
         """Some training impressions of every row as cuts: after which event, when, and their `number` in the log."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 
 from ..data.inspect import suggest_horizons
 from ..data.log import TRAIN, InterestLog
-from ..modeling_interest import InterestModel, group_log_softmax
+from ..modeling_interest import HOURS_OF_WEEK, InterestModel, group_log_softmax, hour_of_week
 from ..recommendation.log_tensors import LogTensors
 
 
@@ -25,6 +26,7 @@ def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None
         "use_event_text": log.text is not None,
         "actions": list(log.actions) or None,
         "domains": log.tree,
+        "use_next_event": log.tree is not None and log.facts["time"] == "seconds",
     }
     if log.value is not None:
         values = log.value[train & np.isfinite(log.value)]
@@ -51,6 +53,27 @@ def usual_dropout(log: InterestLog) -> float:
     return round(float(np.interp(np.log(max(each, 1.0)), np.log([3.0, 12.0]), [0.5, 0.2])), 2)
 
 
+def time_of_week(log: InterestLog, strength: float = 256.0, other: float = 0.1) -> np.ndarray:
+    """`(48, K)` float32: log ratio of everybody's shares at each hour of weekdays, then of weekends, to those of all times.
+
+    Counts of neighbouring hours are smoothed (an hour apart counts half, the other kind of day `other`) and pulled towards all
+    times by `strength` events.
+    """
+    event = np.flatnonzero((log.split == TRAIN) & (log.item >= 0))
+    slot = hour_of_week(torch.from_numpy(log.timestamp[event])).numpy()
+    counts = sp.csr_matrix((np.ones(len(event)), (slot, log.item[event])), shape=(HOURS_OF_WEEK, log.num_items))
+    counts = (counts @ log.item_nodes).toarray()
+    hour, weekend = np.arange(HOURS_OF_WEEK) % 24, np.arange(HOURS_OF_WEEK) // 24
+    apart = np.abs(hour[:, None] - hour)
+    kernel = np.exp2(-(np.minimum(apart, 24 - apart) ** 2.0)) * np.where(weekend[:, None] == weekend, 1.0, other)
+    top = log.tree.depth == 0
+    always = counts.sum(0) + 1e-3
+    always = always / always[top].sum()
+    smooth = kernel @ counts
+    shares = (smooth + strength * always) / (smooth[:, top].sum(1, keepdims=True) + strength)
+    return np.log(shares / always).astype(np.float32)
+
+
 def fill_population(model: InterestModel, tensors: LogTensors) -> None:
     """Puts what everybody did before the end of training into the model."""
     log = tensors.log
@@ -63,6 +86,8 @@ def fill_population(model: InterestModel, tensors: LogTensors) -> None:
         features = tensors.item_features[int(tensors.popularity.index(end)[0])]
         known = tensors.item_ids >= 0
         population.item_features[tensors.item_ids[known]] = features[known]
+    if population.time_of_week is not None:
+        population.time_of_week.copy_(torch.from_numpy(time_of_week(log)))
     if log.facts["time"] == "seconds":
         first = log.offsets[:-1]
         counts = np.bincount(log.user[train], minlength=log.num_users)

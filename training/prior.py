@@ -16,6 +16,8 @@ def prior_parameters(model: InterestModel) -> list[torch.nn.Parameter]:
     if model.domain_head is not None:
         head = model.domain_head
         parameters += [*head.statistics.parameters(), head.kernel, head.concentration, head.concentration_slope]
+    if model.next_event_head is not None:
+        parameters += [*model.next_event_head.statistics.parameters(), model.next_event_head.tilt]
     if model.intensity_head is not None:
         head = model.intensity_head
         parameters += [head.mixture, head.level, head.dispersion, head.gap]
