@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .baselines.context import NextEventBaselines
+from .baselines.next_event import NextEventBaselines
 from .cases import NextEventCases, next_event_cases
 from .run import MODEL, Run
 from .scoring import Score, score_shares

@@ -10,7 +10,7 @@ import pytest
 from test_evaluation_cases import DAY, make_log
 
 from interest_lm.data.log import InterestLog
-from interest_lm.evaluation.baselines.context import NextEventBaselines
+from interest_lm.evaluation.baselines.next_event import NextEventBaselines
 from interest_lm.evaluation.cases import NextEventCases, next_event_cases
 from interest_lm.evaluation.folds import fold
 from interest_lm.evaluation.metrics.forecast import forecast_values

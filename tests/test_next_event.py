@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from interest_lm import InterestConfig, InterestModel, InterestProcessor
 from interest_lm.data.log import InterestLog
-from interest_lm.evaluation.baselines.context import NextEventBaselines
+from interest_lm.evaluation.baselines.next_event import NextEventBaselines
 from interest_lm.evaluation.cases import next_event_cases
 from interest_lm.evaluation.folds import fold
 from interest_lm.evaluation.predict import ModelPredictor
