@@ -119,6 +119,13 @@ def prepare(
     ] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the events that validate (global-time).")] = 0.1,
     test_fraction: Annotated[float, typer.Option(help="Share of the events that test (global-time).")] = 0.1,
+    scene: Annotated[
+        str | None,
+        typer.Option(
+            metavar="weekend|hour_band|weekend_hour|COLUMN",
+            help="The scene of each event, from its time or a column: interest is learnt given each.",
+        ),
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the log, for the cards.")] = None,
     num_users: Annotated[int | None, typer.Option(min=1, help="Users of the generated world.")] = None,
     num_items: Annotated[int | None, typer.Option(min=1, help="Items of the generated world.")] = None,
@@ -159,6 +166,7 @@ def prepare(
         value_threshold=value_threshold,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
+        scene=scene,
         licence=licence,
         world=world or None,
     )

@@ -11,7 +11,8 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The domain tree: what interest is measured in, from broad domains at the top to narrow ones at the leaves."""
+"""The domain tree: what interest is measured in, from broad domains at the top to narrow ones at the leaves; and the scenes that
+follow from the time."""
 
 from __future__ import annotations
 
@@ -25,6 +26,35 @@ import numpy as np
 
 SEPARATOR = " > "
 OTHER = "(other)"
+
+
+SCENE_RULES = {
+    "weekend": ("weekday", "weekend"),
+    "hour_band": ("night", "morning", "afternoon", "evening"),
+    "weekend_hour": tuple(
+        f"{day} {band}" for day in ("weekday", "weekend") for band in ("night", "morning", "afternoon", "evening")
+    ),
+}
+
+
+def scene_codes(timestamps, rule: str) -> np.ndarray:
+    """Scenes that follow from the time, as positions in `SCENE_RULES[rule]`: weekday or weekend, bands of six hours from
+    midnight on (night, morning, afternoon, evening), or both. Hours are those of the timestamps, as if they were UTC.
+
+    Example:
+
+    ```python
+    >>> SCENE_RULES["weekend_hour"][scene_codes([0], "weekend_hour")[0]]  # a Thursday at midnight
+    'weekday night'
+
+    ```
+    """
+    timestamps = np.asarray(timestamps, dtype=np.int64)
+    weekend = ((timestamps // 86400 + 3) % 7 >= 5).astype(np.int64)
+    band = timestamps // 21600 % 4
+    if rule == "weekend":
+        return weekend
+    return band if rule == "hour_band" else 4 * weekend + band
 
 
 def deepest_paths(paths: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
+from ..taxonomy_interest import SCENE_RULES, scene_codes
 from .reading import RawLog
 from .recipes.amazon import read_amazon_reviews
 from .recipes.checkins import read_checkins
@@ -38,6 +40,7 @@ def prepare(
     world: dict | None = None,
     merge_texts: bool | None = None,
     value_threshold: float | None = None,
+    scene: str | None = None,
     licence: str | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
@@ -65,6 +68,9 @@ def prepare(
             (one row per tag). By default where there are texts, no values, and that is so for a fifth of the rows.
         value_threshold (`float`, *optional*): values from here on are positive; by default those above the user's own
             mean.
+        scene (`str`, *optional*): the scene of every event: `weekend` (weekday or weekend), `hour_band` (night, morning,
+            afternoon, evening) or `weekend_hour` (both), from its time; else a column of the events (recipes `table` and
+            `checkins`), as `columns={"scene": ...}`.
         licence (`str`, *optional*): of the source, where the recipe does not know it.
         validation_fraction, test_fraction (`float`): shares of the events, for `global-time`.
         test_events (`int`): events per user that test, for `leave-last`; at most a third of what a user has.
@@ -80,6 +86,12 @@ def prepare(
         raise ValueError(f"no recipe {recipe!r}, expected one of {', '.join(RECIPES)}")
     output = check_output(output, overwrite)
     check_options(split, time)
+    if scene is not None and scene not in SCENE_RULES:
+        if recipe not in ("table", "checkins"):
+            raise ValueError(
+                f"--scene is {scene!r}, expected one of {', '.join(SCENE_RULES)} with the recipe {recipe}"
+            )
+        columns = {**(columns or {}), "scene": scene}
     console = Console(quiet=quiet)
     facts: dict = {}
     tree = load_domains(domains) if domains is not None else None
@@ -118,8 +130,15 @@ def prepare(
                 raw = read_checkins(events_file, items_file, columns, time)
             else:
                 raw = read_log_table(events_file, items_file, columns, time)
+    told = raw.events
+    if scene in SCENE_RULES:
+        if raw.time != "seconds":
+            raise ValueError(f"--scene is {scene!r}, but this log has only positions, no times to tell it from")
+        names = np.array(SCENE_RULES[scene], dtype=object)
+        told = told.assign(scene=names[scene_codes(told["timestamp"].to_numpy(), scene)])
+        facts["scene_rule"] = scene
     return write_dataset(
-        raw.events,
+        told,
         raw.items,
         output,
         recipe=recipe,
