@@ -150,6 +150,14 @@ class NextEventCases(ForecastCases):
 
 
 @dataclass(frozen=True)
+class SceneCases(NextEventCases):
+    """In which domain an event falls given its scene, `scene (Q,)` positions in `log.scenes`; asked at the last event before it, so
+    that of its own time nothing is known."""
+
+    scene: np.ndarray
+
+
+@dataclass(frozen=True)
 class CompletionCases:
     """A random half of each history is hidden: `visible_counts (Q, K)` are known, `hidden_counts (Q, K)` are asked."""
 
@@ -177,7 +185,7 @@ class OverallCases:
     event: np.ndarray
 
 
-Cases = TypeVar("Cases", RankingCases, ForecastCases, NextEventCases, CompletionCases, OverallCases)
+Cases = TypeVar("Cases", RankingCases, ForecastCases, NextEventCases, SceneCases, CompletionCases, OverallCases)
 
 
 def take(cases: Cases, rows: slice | np.ndarray) -> Cases:
@@ -400,6 +408,15 @@ def next_event_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = No
         gate=None,
         event=event,
     )
+
+
+def scene_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = None) -> SceneCases:
+    """[`next_event_cases`] whose events carry a scene, at the time of the last event before."""
+    cases = next_event_cases(log, fold, users)
+    cases = take(cases, np.flatnonzero(log.scene[cases.event] >= 0))
+    last = cases.histories.index[cases.histories.offsets[1:] - 1]
+    fields = vars(cases) | {"time": log.timestamp[last], "scene": log.scene[cases.event].astype(np.int64)}
+    return SceneCases(**fields)
 
 
 def completion_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = None, seed: int = 0) -> CompletionCases:

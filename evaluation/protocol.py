@@ -16,6 +16,7 @@ from .groups import measure_completion, measure_overall, measure_ranking
 from .metrics.forecast import skill
 from .next_event import measure_next_event
 from .run import GROUPS, HEADLINE, MODEL, Run, best_baseline
+from .scenes import measure_scenes
 from .scoring import Score
 from .windows import measure_windows
 
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 
 FILTER_BELOW = 0.01  # seen items are filtered where fewer training events than this are repeats
 TUNING_USERS = 2_000
-SHARES = ("future", "completion", "next_event")  # groups with a skill over the best baseline
+SHARES = ("future", "completion", "next_event", "scenes")  # groups with a skill over the best baseline
 BASELINES = (
     "popularity", "recent_popularity", "item_knn", "ease_decay", "text_knn",
     "population", "last_window", "history_mean", "shrinkage", "ewma", "decayed_counts", "mixture",
     "zero_change", "trend", "mean_reversion", "mixture_rate",
     "hour_context", "markov", "mixture_context", "context_mix",
+    "scene_population", "scene_counts", "scene_mix",
     "history_rate", "ewma_rate", "user_mean", "item_mean", "user_item_logistic", "user_item_bias",
 )  # fmt: skip
 
@@ -60,7 +62,8 @@ def evaluate(
     Args:
         log (`InterestLog`): the prepared log.
         predictor (*optional*): an object with any of `rank(cases, rows) -> (n, I)`, `forecast(cases) -> dict` (`future`
-            `(Q, H, K)`, `change_rate (Q, K)`, `intensity (Q, H)`), `completion(cases) -> (Q, K)`, `next_event(cases) -> (Q, K)`, `overall(cases) -> (Q,)`
+            `(Q, H, K)`, `change_rate (Q, K)`, `intensity (Q, H)`), `completion(cases) -> (Q, K)`, `next_event(cases) -> (Q, K)`, `scenes(cases) -> dict`
+            (`interest (Q, K)` given each case's scene, `share (Q, S)`), `overall(cases) -> (Q,)`
             logits, `ratings(cases) -> (Q,)`, `with_random_text(seed)` (itself, reading the items' texts permuted, for the
             control), `asked_later(seconds)` (itself, told that questions come later, for the control). None measures the baselines alone.
         horizons (`Sequence[float]`), horizon_unit (`str`): windows in `"days"` or `"events"`. Under `leave-last` the only
@@ -110,6 +113,7 @@ def evaluate(
     measure_completion(run)
     measure_windows(run, tuple(float(h) for h in horizons), horizon_unit, float(reference_horizon))
     measure_next_event(run)
+    measure_scenes(run)
     protocol = {
         "rule": asked.rule,
         "headline": "filtered" if filtered else "unfiltered",

@@ -21,6 +21,8 @@ COLUMNS = {
     "change": ("auc", "stratified_auc", "balanced_accuracy", "spearman", "mae"),
     "intensity": ("nb_deviance", "poisson_deviance", "mae", "coverage_80"),
     "next_event": ("cross_entropy", "kl", "js", "skill"),
+    "scenes": ("cross_entropy", "kl", "js", "skill"),
+    "scene_share": ("cross_entropy", "accuracy"),
     "rating": ("rmse", "mae"),
 }
 IMPRESSION_COLUMNS = (

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from ..data.log import InterestLog
 
 
-GROUPS = ("ranking", "overall", "completion", "future", "change", "intensity", "next_event", "rating")
+GROUPS = (
+    "ranking",
+    "overall",
+    "completion",
+    "future",
+    "change",
+    "intensity",
+    "next_event",
+    "scenes",
+    "scene_share",
+    "rating",
+)
 MODEL = "model"
 # What decides within each group, and whether more is better.
 HEADLINE = {
@@ -28,6 +39,8 @@ HEADLINE = {
     "change": ("auc", True),
     "intensity": ("nb_deviance", False),
     "next_event": ("cross_entropy", False),
+    "scenes": ("cross_entropy", False),
+    "scene_share": ("cross_entropy", False),
     "rating": ("rmse", False),
 }
 

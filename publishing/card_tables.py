@@ -16,6 +16,9 @@ TITLES = {
     "future": "Future interest",
     "change": "Change rate",
     "intensity": "Intensity",
+    "next_event": "Next event at a known time",
+    "scenes": "Interest given the scene",
+    "scene_share": "Scene of the next event",
     "rating": "Rating",
 }
 CONTROLLED = (("ranking", "ndcg@10"), ("future", "cross_entropy"), ("future", "skill"), ("change", "auc"))

@@ -52,6 +52,9 @@ class Fake:
     def next_event(self, cases):
         return cases.counts[:, 0]
 
+    def scenes(self, cases):
+        return {"interest": cases.counts[:, 0], "share": np.eye(2)[cases.scene]}
+
     def overall(self, cases):
         return 4.0 * cases.label - 2.0
 
@@ -61,7 +64,8 @@ class Fake:
 
 @pytest.fixture(scope="module")
 def log() -> InterestLog:
-    return make_log(users=40)
+    log = make_log(users=40)
+    return replace(log, scene=(np.arange(log.num_events) % 3 - 1).astype(np.int16), scenes=["phone", "tv"])
 
 
 @pytest.fixture(scope="module")
