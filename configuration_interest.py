@@ -25,7 +25,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .taxonomy_interest import DomainTree
 
 
-TASKS = ("ranking", "ahead", "overall", "completion", "future", "intensity", "rating", "next_event")
+TASKS = ("ranking", "ahead", "overall", "completion", "future", "intensity", "rating", "next_event", "scene")
 
 
 def plain_value_errors(config_class):
@@ -110,6 +110,11 @@ class InterestConfig(PreTrainedConfig):
             Location and scale of the values; predicted ratings are in the same unit.
         actions (`list[str]`, *optional*):
             Names of the event actions.
+        scenes (`list[str]`, *optional*):
+            Names of the scenes that events carry (a device, a country, a kind of day), at least two: events see theirs, and the
+            model says what somebody is interested in given each (`scene_interest`) and how often it is (`scene_share`).
+        scene_rule (`str`, *optional*):
+            Where scenes follow from the time: `"weekend"`, `"hour_band"` or `"weekend_hour"`; the processor then derives them.
         num_items (`int`, *optional*, defaults to 0):
             Items with a vector of their own (the collaborative part); 0: content only.
         item_id_dropout (`float`, *optional*, defaults to 0.1):
@@ -168,7 +173,7 @@ class InterestConfig(PreTrainedConfig):
         task_weights (`dict[str, float]`, *optional*):
             Lambda per task, of `ranking`, `ahead` (every position foresees the domains of the windows that follow it, which
             teaches the states that the domain head reads), `overall`, `completion`, `future`, `intensity`, `rating`,
-            `next_event`; 0 switches one off.
+            `next_event`, `scene`; 0 switches one off.
         task_weighting (`str`, *optional*, defaults to `"fixed"`):
             `"fixed"`, or `"uncertainty"` (Kendall et al. 2018, eq. 10: learned log-variance per task).
 
@@ -226,6 +231,8 @@ class InterestConfig(PreTrainedConfig):
     value_mean: float | int = 0.0
     value_std: float | int = 1.0
     actions: list[str] | None = None
+    scenes: list[str] | None = None
+    scene_rule: Literal["weekend", "hour_band", "weekend_hour"] | None = None
     num_items: int = 0
     item_id_dropout: float | int = 0.1
     num_item_features: int = 7
@@ -287,7 +294,13 @@ class InterestConfig(PreTrainedConfig):
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks that this model can be taught."""
-        return tuple(task for task in TASKS if task != "next_event" or self.use_next_event)
+        off = {"next_event": not self.use_next_event, "scene": not self.scenes}
+        return tuple(task for task in TASKS if not off.get(task))
+
+    @property
+    def num_scenes(self) -> int:
+        """S."""
+        return len(self.scenes or [])
 
     @property
     def reference_index(self) -> int:
@@ -340,6 +353,8 @@ class InterestConfig(PreTrainedConfig):
             raise ValueError(f"`value_std` is {self.value_std}, expected a positive number")
         if self.use_next_event and not self.domains:
             raise ValueError("`use_next_event` is True, expected False without `domains`")
+        if self.scenes is not None and (len(set(self.scenes)) < max(2, len(self.scenes)) or not self.domains):
+            raise ValueError(f"`scenes` is {self.scenes!r:.80}, expected two or more names, with `domains`")
         for task, weight in (self.task_weights or {}).items():
             if task not in TASKS or not weight >= 0:
                 raise ValueError(f"`task_weights` has {task!r}: {weight}, expected tasks of {TASKS} with weights >= 0")

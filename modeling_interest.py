@@ -62,6 +62,10 @@ class InterestOutput(ModelOutput):
             siblings, in events.
         next_interest (`torch.FloatTensor` of shape `(B, K)`): share of each domain of an event that happens at the time of the
             query itself: its hour, weekday and gap are known, the event's place is not. Not in training mode.
+        scene_interest (`torch.FloatTensor` of shape `(B, S, K)`): share of each domain given each scene of the configuration, as
+            of the last event; top domains sum to 1 within every scene. Not in training mode.
+        scene_share (`torch.FloatTensor` of shape `(B, S)`): chance of each scene at the next event; sums to 1. Not in training
+            mode.
         intensity (`torch.FloatTensor` of shape `(B, H)`): expected number of events in each window.
         intensity_dispersion (`torch.FloatTensor` of shape `(B, H)`): size parameter of its negative binomial.
         ratings (`torch.FloatTensor` of shape `(B, C)`): predicted value of each candidate, in the unit of the values.
@@ -81,6 +85,8 @@ class InterestOutput(ModelOutput):
     future_interest: torch.Tensor | None = None
     concentration: torch.Tensor | None = None
     next_interest: torch.Tensor | None = None
+    scene_interest: torch.Tensor | None = None
+    scene_share: torch.Tensor | None = None
     intensity: torch.Tensor | None = None
     intensity_dispersion: torch.Tensor | None = None
     ratings: torch.Tensor | None = None
@@ -366,7 +372,7 @@ class InterestItemTower(nn.Module):
 
 
 class InterestEventEncoder(nn.Module):
-    """Events = item vector + the person's own text + action + value + place."""
+    """Events = item vector + the person's own text + action + value + place + scene."""
 
     def __init__(self, config: InterestConfig):
         super().__init__()
@@ -377,11 +383,12 @@ class InterestEventEncoder(nn.Module):
         self.own_text = nn.Linear(text_size, size, bias=False) if config.use_event_text else None
         self.value = InterestZeroLinear(3, size, bias=False) if config.use_values else None
         self.action = nn.Embedding(len(config.actions), size) if config.actions else None
+        self.scene = nn.Embedding(config.num_scenes, size) if config.scenes else None
         self.place = InterestZeroLinear(PLACE_FEATURES, size) if config.use_place else None
         self.norm = InterestRMSNorm(size, config.rms_norm_eps)
         self.dropout = InterestDropout(config.hidden_dropout)
 
-    def forward(self, items, texts, history, history_text, values, actions, places) -> torch.Tensor:
+    def forward(self, items, texts, history, history_text, values, actions, places, scenes) -> torch.Tensor:
         events = F.embedding(history.clamp(min=0), items) * (history >= 0)[..., None] * self.scale
         if self.own_text is not None and history_text is not None:
             own = self.own_text(F.embedding(history_text.clamp(min=0), texts)).float()
@@ -394,6 +401,8 @@ class InterestEventEncoder(nn.Module):
             events = events + self.action(actions.clamp(min=0)).float() * (actions >= 0)[..., None]
         if self.place is not None and places is not None:
             events = events + self.place(place_features(places)).float()
+        if self.scene is not None and scenes is not None:
+            events = events + self.scene(scenes.clamp(min=0)).float() * (scenes >= 0)[..., None]
         return self.dropout(self.norm(events))
 
 
@@ -669,11 +678,13 @@ class InterestStatistics(nn.Module):
     `(c_jd + a_jg b_d) / (c_jg + a_jg)`, its base `b` a learned mix of the long-run and the recent population.
     """
 
-    def __init__(self, config: InterestConfig, tree: DomainTree, further: int = 0, kernels: int = 3):
+    def __init__(
+        self, config: InterestConfig, tree: DomainTree, further: int = 0, kernels: int = 3, calendar: bool = True
+    ):
         super().__init__()
         self.initial = config.half_lives_events or [], config.half_lives_days or []
         self.half_life_events, self.half_life_days = (nn.Parameter(torch.empty(len(lives))) for lives in self.initial)
-        self.use_calendar = config.use_calendar and config.time_unit == "seconds"
+        self.use_calendar = calendar and config.use_calendar and config.time_unit == "seconds"
         self.seconds = config.time_unit == "seconds"
         counts = len(self.half_life_events) + len(self.half_life_days) + self.use_calendar + further
         self.num_components = counts + 3  # undecayed counts and the two populations
@@ -741,22 +752,6 @@ class InterestStatistics(nn.Module):
 
 
 NEVER_SEEN = -30.0  # log-odds of a domain that no state was taught to foresee
-
-
-class InterestEventStatistics(InterestStatistics):
-    """The counts behind an event at a known time: those of the prior, and what the person did after the last event's domain: its
-    leaf, its top, and its leaf at this time of the week."""
-
-    def __init__(self, config: InterestConfig, tree: DomainTree):
-        super().__init__(config, tree, further=3, kernels=1)
-
-    def after_alike(self, leaf, top, keys, times, key_times) -> torch.Tensor:
-        """Weights of events in these counts, `(M, 3, T)`: `leaf` and `top` `(M, T)` say how far what came before an event
-        is of the last event's domain."""
-        timed = leaf * self.same_time(times, key_times).mul(math.log(2)).exp() if self.use_calendar else leaf
-        return torch.stack([leaf, top, timed], 1) * keys[:, None]
-
-
 NEXT_EVENTS = 20  # the window in events that every position foresees beside those of the horizons
 
 
@@ -997,52 +992,43 @@ def hour_of_week(times: torch.Tensor) -> torch.Tensor:
     return (times // 3600) % 24 + 24 * ((times // 86400 + 3) % 7 >= 5)
 
 
-class InterestNextEventHead(nn.Module):
-    """Shares of an event at a known time, among siblings:
+class InterestContextHead(nn.Module):
+    """Shares of an event in a known context, among siblings:
 
-        log f = w_m log mixture  +  sum_j w_j (log component_j - log population)  +  w_e log everybody then / always  +  residual
+        log f = w_m log mixture  +  sum_j w_j (log component_j - log population)  +  w_e log everybody in it / always  +  residual
 
-    Components are the person's counts by decay, by time of the week and by what came last, each pulled towards what everybody
-    does at that time of the week; weights depend on the level and on how much the person did. The residual, of the state, the
-    hour, the weekday, the gap and the last place, starts at zero.
+    Components are the person's counts: those of the prior and further ones of the context, each pulled towards what everybody
+    does in it; weights depend on the level and on how much the person did. The residual, of a state and the context, starts at
+    zero.
+
+    Args:
+        contexts (`int`): contexts with a vector of their own; 0: none.
+        further (`int`): counts beside those of the prior.
+        calendar (`bool`): the time of the week is among the counts.
     """
 
-    def __init__(self, config: InterestConfig):
+    def __init__(self, config: InterestConfig, contexts: int, further: int, calendar: bool):
         super().__init__()
         tree, size = DomainTree(config.domains or []), config.hidden_size
-        self.statistics = InterestEventStatistics(config, tree)
+        self.statistics = InterestStatistics(config, tree, further=further, kernels=1, calendar=calendar)
         # by level: at no evidence, and what e^5 events add
         self.tilt = nn.Parameter(torch.empty(2, tree.num_levels, self.statistics.num_components + 2))
-        self.time_of_week = nn.Embedding(HOURS_OF_WEEK, size) if self.statistics.use_calendar else None
+        self.context = nn.Embedding(contexts, size) if contexts else None
         self.norm = InterestRMSNorm(size, config.rms_norm_eps)
         self.mlp = InterestMLP(config)
         self.direction_norm = InterestRMSNorm(size, config.rms_norm_eps)
         self.direction = InterestZeroLinear(size, size, bias=False)
         self.node = nn.Embedding(len(tree), size)
-        self.is_leaf = nn.Buffer(torch.from_numpy(tree.is_leaf))
 
-    def alike(self, nodes, shares, segments, rows, position) -> tuple[torch.Tensor, torch.Tensor]:
-        """How far the event before each event is of the domain of each query's last event, at the leaves and at the top,
-        `(M, T)` both. Args: nodes, shares `(B, T, P)`; segments `(B, T)`; rows, position `(M,)`."""
-        depth, number = self.statistics.depth, len(self.is_leaf)
-        index = torch.where(nodes >= 0, nodes, number)
-        dense = shares.new_zeros(*nodes.shape[:2], number + 1).scatter_add(2, index, shares)[..., :-1]
-        before = F.pad(dense[:, :-1], (0, 0, 1, 0)) * F.pad(segments[:, 1:] == segments[:, :-1], (1, 0))[..., None]
-        found = []
-        for chosen in (self.is_leaf, depth == 0):
-            last = (dense * chosen)[rows, position]
-            found.append(RowGroups(rows, len(nodes)).dot(last, before))
-        return found[0], found[1]
-
-    def forward(self, hidden, weights, event_nodes, event_shares, older, population, everybody, times) -> torch.Tensor:
+    def forward(self, hidden, context, weights, event_nodes, event_shares, older, population, everybody):
         """Log shares among siblings `(M, K)`.
 
-        Args: hidden `(M, D)` of the query; weights to population as in [`InterestStatistics`]; everybody `(M, K)` log ratio of
-        everybody's shares at that time of the week to those of all times; times `(M,)`.
+        Args: hidden `(M, D)`; context `(M,)`; weights to population as in [`InterestStatistics`]; everybody `(M, K)` log ratio
+        of everybody's shares in the context to those of all events.
         """
         statistics = self.statistics
-        if self.time_of_week is not None:
-            hidden = hidden + self.time_of_week(hour_of_week(times)).float()
+        if self.context is not None:
+            hidden = hidden + self.context(context).float()
         hidden = hidden + self.mlp(self.norm(hidden)).float()
         residual = self.direction(self.direction_norm(hidden)).float() @ self.node.weight.float().T
         with torch.autocast(hidden.device.type, enabled=False):
@@ -1055,6 +1041,65 @@ class InterestNextEventHead(nn.Module):
             constant, slope = (torch.einsum("kj,mjk->mk", part[statistics.depth], tilts) for part in self.tilt)
             logits = mixed[:, 0] + constant + amount[:, None] * slope + residual
             return group_log_softmax(logits, statistics.group, statistics.num_groups)
+
+
+class InterestNextEventHead(InterestContextHead):
+    """An event at a known time. Beside the prior's counts, its time of the week among them, stands what the person did after the
+    last event's domain: its leaf, its top, and its leaf at this time of the week."""
+
+    def __init__(self, config: InterestConfig):
+        timed = config.use_calendar and config.time_unit == "seconds"
+        super().__init__(config, contexts=HOURS_OF_WEEK if timed else 0, further=3, calendar=True)
+        self.is_leaf = nn.Buffer(torch.from_numpy(DomainTree(config.domains or []).is_leaf))
+
+    def after_alike(self, nodes, shares, segments, rows, position, keys, times, key_times) -> torch.Tensor:
+        """Weights of events in these counts, `(M, 3, T)`: how far what came before an event is of the domain of each query's
+        last event. Args: nodes, shares `(B, T, P)`; segments `(B, T)`; rows, position, times `(M,)`; keys, key_times `(M, T)`."""
+        number = len(self.is_leaf)
+        index = torch.where(nodes >= 0, nodes, number)
+        dense = shares.new_zeros(*nodes.shape[:2], number + 1).scatter_add(2, index, shares)[..., :-1]
+        before = F.pad(dense[:, :-1], (0, 0, 1, 0)) * F.pad(segments[:, 1:] == segments[:, :-1], (1, 0))[..., None]
+        groups = RowGroups(rows, len(nodes))
+        top = self.statistics.depth == 0
+        leaf, top = (groups.dot((dense * chosen)[rows, position], before) for chosen in (self.is_leaf, top))
+        timed = leaf
+        if self.statistics.use_calendar:
+            timed = leaf * self.statistics.same_time(times, key_times).mul(math.log(2)).exp()
+        return torch.stack([leaf, top, timed], 1) * keys[:, None]
+
+
+class InterestSceneHead(InterestContextHead):
+    """Interest given a scene, and the chance of each scene. Beside the prior's counts stand those of the scene's events, undecayed
+    and fading; nothing depends on the time of the query, only on what came before it."""
+
+    def __init__(self, config: InterestConfig):
+        super().__init__(config, contexts=config.num_scenes, further=2, calendar=False)
+        self.fade = nn.Parameter(torch.empty(2))
+        self.share_strength = nn.Parameter(torch.empty(2))
+        self.share_weight = nn.Parameter(torch.empty(3))
+        self.share_norm = InterestRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.share = InterestZeroLinear(config.hidden_size, config.num_scenes)
+
+    def same_scene(self, scenes, history_scenes, back, keys) -> torch.Tensor:
+        """Weights of events in the scene's counts, `(M, 2, T)`. Args: scenes `(M,)`; history_scenes, back, keys `(M, T)`."""
+        same = keys & (history_scenes == scenes[:, None])
+        fading = (-math.log(2) * back.clamp(min=0) / self.fade[0].exp()).exp()
+        return torch.stack([torch.ones_like(fading), fading], 1) * same[:, None]
+
+    def log_share(self, state, history_scenes, back, keys, everybody) -> torch.Tensor:
+        """Log chance of each scene `(M, S)`: everybody's `(S,)`, the person's counts, all and fading, and a residual of the
+        state."""
+        seen = F.one_hot(history_scenes.clamp(min=0), len(everybody)).float()
+        seen = seen * (keys & (history_scenes >= 0))[..., None]
+        fading = (-math.log(2) * back.clamp(min=0) / self.fade[1].exp()).exp()
+        parts = [everybody.log().expand(len(state), -1)]
+        for counts, strength in zip(
+            (seen.sum(1), (seen * fading[..., None]).sum(1)), self.share_strength, strict=True
+        ):
+            strength = strength.exp()
+            parts.append(((counts + strength * everybody) / (counts.sum(-1, keepdim=True) + strength)).log())
+        logits = torch.einsum("j,mjs->ms", self.share_weight, torch.stack(parts, 1))
+        return (logits + self.share(self.share_norm(state)).float()).log_softmax(-1)
 
 
 class InterestIntensityHead(nn.Module):
@@ -1179,7 +1224,7 @@ class InterestRatingHead(nn.Module):
 
 class InterestPopulation(nn.Module):
     """What the training log said of everybody: shares per domain, events per day, features per item, and, for the next event, the
-    log ratio of the shares at an hour of weekdays or weekends to those of all times."""
+    log ratio of the shares at an hour of weekdays or weekends to those of all times, the same of scenes, and how common these are."""
 
     def __init__(self, config: InterestConfig):
         super().__init__()
@@ -1188,6 +1233,9 @@ class InterestPopulation(nn.Module):
         self.item_features = nn.Buffer(torch.zeros(config.num_items, config.num_item_features))
         timed = config.use_next_event and config.use_calendar and config.time_unit == "seconds"
         self.time_of_week = nn.Buffer(torch.zeros(HOURS_OF_WEEK, config.num_domains)) if timed else None
+        scenes = config.num_scenes
+        self.scene = nn.Buffer(torch.zeros(scenes, config.num_domains)) if scenes else None
+        self.scene_share = nn.Buffer(torch.full((scenes,), 1 / scenes)) if scenes else None
 
 
 RELATIONS = ("transitions", "ease")
@@ -1278,9 +1326,13 @@ class InterestPreTrainedModel(PreTrainedModel):
             if isinstance(module, InterestDomainHead):
                 init.normal_(module.ahead_node.weight, std=self.config.hidden_size**-0.5)
                 init.normal_(module.ahead_direction.weight, std=self.config.hidden_size**-0.5)
-        elif isinstance(module, InterestNextEventHead):
+        elif isinstance(module, InterestContextHead):
             init.zeros_(module.tilt)
             init.normal_(module.node.weight, std=self.config.hidden_size**-0.5)
+            if isinstance(module, InterestSceneHead):
+                init.copy_(module.fade, torch.tensor([math.log(20.0), math.log(5.0)]))
+                init.copy_(module.share_strength, torch.tensor([math.log(5.0), math.log(2.0)]))
+                init.copy_(module.share_weight, torch.tensor([0.0, 0.7, 0.3]))
         elif isinstance(module, InterestRMSNorm):
             init.ones_(module.weight)
         elif isinstance(module, InterestItemTower):
@@ -1303,6 +1355,9 @@ class InterestPreTrainedModel(PreTrainedModel):
             init.zeros_(module.item_features)
             if module.time_of_week is not None:
                 init.zeros_(module.time_of_week)
+            if module.scene is not None and module.scene_share is not None:
+                init.zeros_(module.scene)
+                init.constant_(module.scene_share, 1 / len(module.scene_share))
         elif isinstance(module, InterestNeighbours):
             init.zeros_(module.index)
             init.zeros_(module.strength)
@@ -1350,6 +1405,7 @@ class InterestModel(InterestPreTrainedModel):
         self.domain_head = InterestDomainHead(config) if config.domains else None
         self.domain_view = InterestDomainView(config) if config.domains and config.use_domain_view else None
         self.next_event_head = InterestNextEventHead(config) if config.use_next_event else None
+        self.scene_head = InterestSceneHead(config) if config.scenes else None
         self.intensity_head = InterestIntensityHead(config) if config.horizon_unit == "days" else None
         self.ranking_head = InterestRankingHead(config)
         self.overall_head = InterestOverallHead(config)
@@ -1569,6 +1625,7 @@ class InterestModel(InterestPreTrainedModel):
         history_values: torch.Tensor | None = None,
         history_actions: torch.Tensor | None = None,
         history_places: torch.Tensor | None = None,
+        history_scenes: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
         item_input_ids: torch.Tensor | None = None,
         item_attention_mask: torch.Tensor | None = None,
@@ -1604,6 +1661,7 @@ class InterestModel(InterestPreTrainedModel):
         event_positions: torch.Tensor | None = None,
         event_times: torch.Tensor | None = None,
         event_counts: torch.Tensor | None = None,
+        event_scenes: torch.Tensor | None = None,
         event_history_counts: torch.Tensor | None = None,
         event_population_shares: torch.Tensor | None = None,
         horizons: torch.Tensor | None = None,
@@ -1622,6 +1680,7 @@ class InterestModel(InterestPreTrainedModel):
             history_values (`torch.FloatTensor` of shape `(B, T)`, *optional*): values, NaN = none.
             history_actions (`torch.LongTensor` of shape `(B, T)`, *optional*): index into `config.actions`, -1 = none.
             history_places (`torch.FloatTensor` of shape `(B, T, 2)`, *optional*): degrees latitude, longitude; NaN = none.
+            history_scenes (`torch.LongTensor` of shape `(B, T)`, *optional*): index into `config.scenes`, -1 = none.
             segment_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): packed rows: events of different numbers do not
                 see each other.
             item_input_ids (`torch.LongTensor` of shape `(n, L)`, *optional*): tokens of texts to encode now.
@@ -1660,8 +1719,9 @@ class InterestModel(InterestPreTrainedModel):
             future_mask (`torch.BoolTensor` of shape `(M, H)`, *optional*): windows that are observed.
             intensity_counts (`torch.FloatTensor` of shape `(M, H)`, *optional*): events in each window.
             event_rows, event_positions, event_times (`torch.LongTensor` of shape `(E,)`, *optional*): row, last event before,
-                and time of events whose domain is learnt given their time (`use_next_event`).
+                and time of events whose domain is learnt given their time (`use_next_event`) or their scene (`scenes`).
             event_counts (`torch.FloatTensor` of shape `(E, K)`, *optional*): their shares at every node.
+            event_scenes (`torch.LongTensor` of shape `(E,)`, *optional*): their scenes, -1 = none.
             event_history_counts (`torch.FloatTensor` of shape `(E, K)`, *optional*): as `history_counts`.
             event_population_shares (`torch.FloatTensor` of shape `(E, 2, K)`, *optional*): as `population_shares`.
             horizons (`torch.FloatTensor` of shape `(H',)`, *optional*): any positive horizons, in `config.horizon_unit`, at
@@ -1682,7 +1742,7 @@ class InterestModel(InterestPreTrainedModel):
                 raise ValueError("`horizons` were given with labels, which are at those of the configuration")
         if not history.shape[1]:  # nobody did anything: one padding event, masked everywhere
             history, history_times = history.new_full((len(history), 1), -1), None
-            history_text = history_values = history_actions = history_places = segment_ids = None
+            history_text = history_values = history_actions = history_places = history_scenes = segment_ids = None
         texts = self.text_table(item_input_ids, item_attention_mask, item_embeds, item_live_index)
         item_texts = texts if item_text_index is None else texts[item_text_index]
         identified = self.identified(item_ids)
@@ -1706,7 +1766,9 @@ class InterestModel(InterestPreTrainedModel):
             segment_ids = torch.zeros_like(history)
         if cut_rows is None:
             cut_rows = torch.arange(batch, device=history.device)
-        facts = history, history_text, history_values, history_actions, history_places
+        if history_scenes is None and self.scene_head is not None:
+            history_scenes = torch.full_like(history, -1)
+        facts = history, history_text, history_values, history_actions, history_places, history_scenes
         bias = None
         if self.history_bias is not None:
             bias = self.history_bias(history_times, history_places, valid, segment_ids)
@@ -1738,7 +1800,7 @@ class InterestModel(InterestPreTrainedModel):
         output = self.answer(
             states, domain_states, valid, segment_ids, history, history_times, history_places, cut_rows, position, started,
             query_times, item_domains, item_domain_weights, history_counts, history_events, history_days,
-            population_shares, horizons,
+            population_shares, horizons, history_scenes,
         )  # fmt: skip
         # further horizons stand behind the configured ones
         asked = slice(0 if horizons is None else self.config.num_horizons, None)
@@ -1751,6 +1813,8 @@ class InterestModel(InterestPreTrainedModel):
             result.concentration = output["concentration"][:, asked]
         if "log_next" in output:
             result.next_interest = output["log_next"].exp()
+        if "log_scene" in output:
+            result.scene_interest, result.scene_share = output["log_scene"].exp(), output["log_scene_share"].exp()
         if self.intensity_head is not None:
             result.intensity = output["log_mean"][:, asked].exp()
             result.intensity_dispersion = output["log_size"][:, asked].exp()
@@ -1839,13 +1903,25 @@ class InterestModel(InterestPreTrainedModel):
             losses["ahead"] = self.domain_head.ahead_loss(
                 seen[read], history_times[read], history[read], segment_ids[read], item_domains, item_domain_weights
             )
-        if self.next_event_head is not None and event_rows is not None and event_counts is not None:
-            seen, layer = self.domain_reader(states, domain_states)
-            log_next = self.next_event(
-                seen, layer, history, history_times, history_places, valid, segment_ids, event_rows, event_positions,
-                event_times, item_domains, item_domain_weights, event_history_counts, event_population_shares,
-            )  # fmt: skip
-            losses["next_event"] = -(event_counts * log_next).sum(-1).mean() if len(event_rows) else log_next.sum()
+        if event_rows is not None and event_counts is not None:
+            reader = self.domain_reader(states, domain_states)
+            started = torch.ones_like(event_rows, dtype=torch.bool)
+            at = event_rows, event_positions, started, event_times
+            about = item_domains, item_domain_weights, event_history_counts, event_population_shares
+            past = history, history_times, history_places, valid, segment_ids
+            if self.next_event_head is not None:
+                log_next = self.next_event(*reader, *past, *at, *about)
+                losses["next_event"] = share_loss(log_next, event_counts)
+            if self.scene_head is not None and event_scenes is not None:
+                known = event_scenes >= 0
+                log_scene, log_share = self.given_scene(
+                    *reader, *past, *at, *about, history_scenes, event_scenes.clamp(min=0)
+                )
+                chosen = log_share.gather(1, event_scenes.clamp(min=0)[:, None])[:, 0]
+                number = known.sum().clamp(min=1)
+                losses["scene"] = (
+                    share_loss(log_scene, event_counts * known[:, None]) - (chosen * known).sum() / number
+                )
         for task, value in shown.items():
             losses[task] = losses[task] + value if task in losses else value
         losses |= self.domain_losses(output, completion_counts, future_counts, future_mask)
@@ -1859,7 +1935,7 @@ class InterestModel(InterestPreTrainedModel):
     def answer(
         self, states, domain_states, valid, segments, history, times, places, rows, position, started, query_times,
         item_domains, item_domain_weights, history_counts, history_events, history_days, population_shares,
-        horizons=None,
+        horizons=None, history_scenes=None,
     ) -> dict:  # fmt: skip
         """Everything that is said at the queries `(M,)`: fused user state, domains, intensity."""
         batch, length = history.shape
@@ -1907,12 +1983,27 @@ class InterestModel(InterestPreTrainedModel):
             horizons,
         )  # fmt: skip
         output |= domains
-        if self.next_event_head is not None and not self.training:
-            conditional = self.next_event(
-                *self.domain_reader(states, domain_states), history, times, places, valid, segments, rows, position,
-                query_times, item_domains, item_domain_weights, history_counts, population_shares, started,
-            )  # fmt: skip
-            output["log_next"] = head.down_the_path(conditional)
+        if not self.training:
+            reader = self.domain_reader(states, domain_states)
+            past = history, times, places, valid, segments
+            about = history_counts, population_shares
+            if self.next_event_head is not None:
+                at = rows, position, started, query_times
+                conditional = self.next_event(*reader, *past, *at, item_domains, item_domain_weights, *about)
+                output["log_next"] = head.down_the_path(conditional)
+            if self.scene_head is not None:
+                number = self.config.num_scenes
+                rows, position, started, query_times, history_counts, population_shares = (
+                    part.repeat_interleave(number, 0)
+                    for part in (rows, position, started, query_times, history_counts, population_shares)
+                )
+                at, about = (rows, position, started, query_times), (history_counts, population_shares)
+                scenes = torch.arange(len(rows), device=rows.device) % number
+                conditional, log_share = self.given_scene(
+                    *reader, *past, *at, item_domains, item_domain_weights, *about, history_scenes, scenes
+                )
+                output["log_scene"] = head.down_the_path(conditional).unflatten(0, (-1, number))
+                output["log_scene_share"] = log_share[::number]
         if self.config.use_domain_fusion and user is not None:
             leaves = domains["log_future"][:, 0].exp() * head.is_leaf
             mixed = torch.einsum("mk,mkd->md", leaves, domains["domain_embeds"])
@@ -1926,12 +2017,11 @@ class InterestModel(InterestPreTrainedModel):
         return domain_states, self.domain_view.domain_query
 
     def next_event(
-        self, states, layer, history, times, places, valid, segments, rows, position, query_times, item_domains,
-        item_domain_weights, history_counts, population_shares, started=None,
+        self, states, layer, history, times, places, valid, segments, rows, position, started, query_times,
+        item_domains, item_domain_weights, history_counts, population_shares,
     ) -> torch.Tensor:  # fmt: skip
         """Log shares among siblings `(M, K)` of events at `query_times (M,)` after the events at `position (M,)` of `rows (M,)`."""
         head = self.next_event_head
-        started = torch.ones_like(rows, dtype=torch.bool) if started is None else started
         keys, back = self.known_events(valid, segments, rows, position, started)
         state = torch.where(started[:, None], states[rows, position], layer.empty.weight.float())
         place = None if places is None else torch.where(started[:, None], places[rows, position], torch.nan)
@@ -1939,31 +2029,57 @@ class InterestModel(InterestPreTrainedModel):
         _, hidden, _ = layer(
             state, states, RowGroups(rows, len(history)), query_times, place, keys, key_times, key_places
         )
-        gap = (query_times[:, None] - key_times).clamp(min=0)
-        age_days = gap.float() / SECONDS_PER_DAY if self.config.time_unit == "seconds" else gap.float()
+        nodes, shares = self.event_domains(history, item_domains, item_domain_weights)
+        older, population = self.before(rows, history_counts, population_shares)
+        everybody, hours = torch.zeros_like(older), hour_of_week(query_times)
+        if self.population.time_of_week is not None:
+            everybody = self.population.time_of_week[hours]
+        with torch.autocast(states.device.type, enabled=False):
+            age_days = self.age_days(query_times, key_times)
+            after = head.after_alike(nodes, shares, segments, rows, position, keys, query_times, key_times)
+            usual = head.statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times)
+            weights = torch.cat([after, usual], 1)
+        return head(hidden, hours, weights, nodes[rows], shares[rows], older, population, everybody)
+
+    def given_scene(
+        self, states, layer, history, times, places, valid, segments, rows, position, started, query_times,
+        item_domains, item_domain_weights, history_counts, population_shares, history_scenes, scenes,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """After the events at `position (M,)` of `rows (M,)`: log shares among siblings given `scenes (M,)`, `(M, K)`, and the log
+        chance of every scene, `(M, S)`. Ages are those at the last event."""
+        head = self.scene_head
+        keys, back = self.known_events(valid, segments, rows, position, started)
+        state = torch.where(started[:, None], states[rows, position], layer.empty.weight.float())
+        nodes, shares = self.event_domains(history, item_domains, item_domain_weights)
+        older, population = self.before(rows, history_counts, population_shares)
+        last, key_times, key_scenes = times[rows, position], times[rows], history_scenes[rows]
+        with torch.autocast(states.device.type, enabled=False):
+            here = head.same_scene(scenes, key_scenes, back, keys)
+            usual = head.statistics.decays(
+                back.clamp(min=0).float(), self.age_days(last, key_times), keys, last, key_times
+            )
+            weights = torch.cat([here, usual], 1)
+            log_share = head.log_share(state.float(), key_scenes, back, keys, self.population.scene_share)
+        everybody = self.population.scene[scenes]
+        return head(state, scenes, weights, nodes[rows], shares[rows], older, population, everybody), log_share
+
+    def event_domains(self, history, item_domains, item_domain_weights) -> tuple[torch.Tensor, torch.Tensor]:
+        """Nodes of the events, -1 = none, and their shares, `(B, T, P)`."""
         nodes = item_domains[history.clamp(min=0)].masked_fill((history < 0)[..., None], -1)
-        shares = item_domain_weights[history.clamp(min=0)].float() * (nodes >= 0)
-        if history_counts is None:
-            history_counts = shares.new_zeros(len(rows), self.config.num_domains)
+        return nodes, item_domain_weights[history.clamp(min=0)].float() * (nodes >= 0)
+
+    def before(self, rows, history_counts, population_shares) -> tuple[torch.Tensor, torch.Tensor]:
+        """Counts from before the band `(M, K)` and population shares `(M, 2, K)` of queries, where none are given too."""
         if population_shares is None:
             population_shares = self.population.shares.expand(len(rows), -1, -1)
-        everybody = shares.new_zeros(len(rows), self.config.num_domains)
-        if self.population.time_of_week is not None:
-            everybody = self.population.time_of_week[hour_of_week(query_times)]
-        statistics = head.statistics
-        with torch.autocast(states.device.type, enabled=False):
-            leaf, top = head.alike(nodes, shares, segments, rows, position)
-            weights = torch.cat(
-                [
-                    statistics.after_alike(leaf, top, keys, query_times, key_times),
-                    statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times),
-                ],
-                1,
-            )
-        return head(
-            hidden, weights, nodes[rows], shares[rows], history_counts.float(), population_shares.float(), everybody,
-            query_times,
-        )  # fmt: skip
+        if history_counts is None:
+            history_counts = torch.zeros_like(population_shares[:, 0])
+        return history_counts.float(), population_shares.float()
+
+    def age_days(self, query_times, key_times) -> torch.Tensor:
+        """Days, or positions, from events to queries, `(M, T)`."""
+        gap = (query_times[:, None] - key_times).clamp(min=0)
+        return gap.float() / SECONDS_PER_DAY if self.config.time_unit == "seconds" else gap.float()
 
     def known_events(self, valid, segments, rows, position, started) -> tuple[torch.Tensor, torch.Tensor]:
         """Which events each query knows `(M, T)`, and how many events back they are."""
@@ -2121,11 +2237,18 @@ class InterestModel(InterestPreTrainedModel):
             self.domain_head,
             self.task_balance,
             self.next_event_head,
+            self.scene_head,
         )
         for module in (self.text_model, *heads):
             trained = [] if module is None else [part.sum() for part in module.parameters() if part.requires_grad]
             total = total + 0.0 * sum(trained)
         return total
+
+
+def share_loss(log_conditional: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of shares `(E, K)`, level below level, over the cases that have any; 0 without one."""
+    number = (counts.sum(-1) > 0).sum().clamp(min=1)
+    return -(counts * log_conditional).sum() / number
 
 
 def read_rows(rows, event_encoder, encoder, table, texts, facts, sequence) -> torch.Tensor:

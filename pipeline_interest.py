@@ -132,6 +132,30 @@ def interest_trend(z: float, reliable: bool = True) -> str:
     return "steady" if not reliable or abs(z) <= STEADY_Z else "growing" if z > 0 else "fading"
 
 
+def scene_summary(
+    scenes: list[str], interest: np.ndarray, share: np.ndarray, tree: DomainTree, top: int = 5
+) -> list[dict]:
+    """What somebody is interested in given each scene, the likeliest scene first.
+
+    Args:
+        scenes (`list[str]`): S names.
+        interest (`np.ndarray` of shape `(S, K)`): shares of the domains given each.
+        share (`np.ndarray` of shape `(S,)`): chance of each.
+        tree (`DomainTree`): the K domains.
+        top (`int`): so many of the leaves, strongest first.
+
+    Returns:
+        Per scene `scene`, `share` and `domains`: `domain` and `interest`.
+    """
+    leaves = np.flatnonzero(tree.is_leaf)
+    found = []
+    for scene in np.argsort(-share, kind="stable").tolist():
+        strongest = leaves[np.argsort(-interest[scene, leaves], kind="stable")][:top].tolist()
+        domains = [{"domain": tree.ids[node], "interest": float(interest[scene, node])} for node in strongest]
+        found.append({"scene": scenes[scene], "share": float(share[scene]), "domains": domains})
+    return found
+
+
 class InterestPipeline(Pipeline):
     r"""
     One person's history in; interest per domain, its change, its future and a ranking of candidates out.
@@ -160,6 +184,8 @@ class InterestPipeline(Pipeline):
       `event` (position in the request's history), `title` and `contribution` (the share that is gone without it). Empty for
       a model without domains.
     - `intensity`: expected number of events in that window, `None` where the model does not count in days.
+    - `scenes`: given each scene of the model, the likeliest at the next event first: `scene`, `share` (chance of the scene) and
+      `domains`, the five strongest leaves given it (`domain`, `interest`). Empty for a model without scenes.
     - `ranking`: best first, `title` (the text where there is none), `item_id` where given, `score` (orders one person's
       candidates), `overall` (calibrated probability of interest). Empty without candidates.
 
@@ -326,6 +352,7 @@ class InterestPipeline(Pipeline):
             name: outputs["output"][name].double().numpy()
             for name in (
                 "domain_interest", "future_interest", "concentration", "intensity", "ranking_scores", "logits",
+                "scene_interest", "scene_share",
             )
             if outputs["output"].get(name) is not None
         }  # fmt: skip
@@ -336,6 +363,7 @@ class InterestPipeline(Pipeline):
                 {
                     "domains": self._domains(output, row, horizon, outputs["reasons"][row]),
                     "intensity": float(output["intensity"][row, horizon]) if "intensity" in output else None,
+                    "scenes": self._scenes(output, row),
                     "ranking": self._ranking(output, row, request),
                 }
             )
@@ -366,6 +394,12 @@ class InterestPipeline(Pipeline):
                 | ({"because": reasons[node]} if reasons else {})
             )
         return domains
+
+    def _scenes(self, output: dict[str, np.ndarray], row: int) -> list[dict]:
+        if self.tree is None or "scene_interest" not in output:
+            return []
+        interest, share = output["scene_interest"][row], output["scene_share"][row]
+        return scene_summary(self.model.config.scenes, interest, share, self.tree)
 
     def _ranking(self, output: dict[str, np.ndarray], row: int, request: dict) -> list[dict]:
         candidates = request["candidates"] or []

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
-from .taxonomy_interest import DomainTree
+from .taxonomy_interest import SCENE_RULES, DomainTree, scene_codes
 
 
 def item_sentence(
@@ -96,6 +96,9 @@ class InterestProcessor(ProcessorMixin):
         domains (`list[dict]`, *optional*): nodes of the domain tree, as in the model's config.
         item_ids (`list[str]`, *optional*): ids of the items with a vector of their own, in the model's order.
         actions (`list[str]`, *optional*): names of the actions, as in the model's config.
+        scenes (`list[str]`, *optional*): names of the scenes, as in the model's config.
+        scene_rule (`str`, *optional*): how scenes follow from the time, as in the model's config; an event's own `scene` counts
+            before it.
         max_history (`int`, *optional*, defaults to 200): events that travel one by one; older ones are counted.
         max_text_tokens (`int`, *optional*, defaults to 48): tokens per text.
         time_unit (`str`, *optional*, defaults to `"seconds"`): `"seconds"` or `"order"`, as in the model's config.
@@ -113,6 +116,8 @@ class InterestProcessor(ProcessorMixin):
         max_history=200,
         max_text_tokens=48,
         time_unit="seconds",
+        scenes=None,
+        scene_rule=None,
         **kwargs,
     ):
         self.domains = domains
@@ -121,6 +126,8 @@ class InterestProcessor(ProcessorMixin):
         self.max_history = max_history
         self.max_text_tokens = max_text_tokens
         self.time_unit = time_unit
+        self.scenes = scenes
+        self.scene_rule = scene_rule
         self.tree = DomainTree(domains) if domains else None
         self.item_index = {item_id: number for number, item_id in enumerate(item_ids or [])}
         super().__init__(tokenizer, **kwargs)
@@ -141,6 +148,8 @@ class InterestProcessor(ProcessorMixin):
             max_history=config.max_history,
             max_text_tokens=max_text_tokens,
             time_unit=config.time_unit,
+            scenes=config.scenes,
+            scene_rule=config.scene_rule,
         )
 
     def to_dict(self):
@@ -212,13 +221,19 @@ class InterestProcessor(ProcessorMixin):
             for part, largest in zip(place, (90, 180), strict=True):
                 if part is None or not is_number(part) or not math.isfinite(part) or abs(part) > largest:
                     raise ValueError(f"{where}: `latitude`, `longitude` are {place!r}, expected degrees")
-        action = event.get("action")
+        action, scene = event.get("action"), event.get("scene")
+        if scene is not None and not isinstance(scene, str):
+            raise ValueError(f"{where}: `scene` is {scene!r}, expected a string")
+        time = parse_time(event["timestamp"], f"{where}: `timestamp`")
+        if scene is None and self.scene_rule:
+            scene = SCENE_RULES[self.scene_rule][int(scene_codes(time, self.scene_rule))]
         return {
-            "time": parse_time(event["timestamp"], f"{where}: `timestamp`"),
+            "time": time,
             "item": item,
             "text": own.strip() if own else "",
             "value": math.nan if value is None else float(value),
             "action": self.actions.index(action) if self.actions and action in self.actions else -1,
+            "scene": self.scenes.index(scene) if self.scenes and scene in self.scenes else -1,
             "place": (math.nan, math.nan) if place[0] is None else place,
         }
 
@@ -229,7 +244,7 @@ class InterestProcessor(ProcessorMixin):
         Args:
             histories (`list[list[dict]]`): per user the events, any order. An event has `timestamp` and describes the
                 thing by `title`, `item_text`, `categories` (list of paths), `item_id`; `text` is the person's own words;
-                `value`, `action`, `latitude`, `longitude` may be given. An empty history is answered with the population.
+                `value`, `action`, `scene`, `latitude`, `longitude` may be given. An empty history is answered with the population.
             candidates (`list[list[dict]]`, *optional*): per user the things to score: `title`, `text`, `categories`,
                 `item_id`.
             at (`list`, *optional*): per user the moment asked about, seconds or ISO date; later events are left out.
@@ -334,6 +349,8 @@ class InterestProcessor(ProcessorMixin):
         }
         if self.actions:
             batch["history_actions"] = padded("action", -1, np.int64)
+        if self.scenes:
+            batch["history_scenes"] = padded("scene", -1, np.int64)
         if self.tree is not None:
             counts = torch.zeros(len(users), len(self.tree))
             for row, events in enumerate(users):

@@ -12,7 +12,7 @@ from ..data.log import InterestLog
 from ..modeling_interest import InterestModel, InterestOutput
 from ..processing_interest import InterestProcessor
 from ..recommendation.log_tensors import LogTensors
-from .cases import CompletionCases, ForecastCases, NextEventCases, OverallCases, RankingCases, take
+from .cases import CompletionCases, ForecastCases, NextEventCases, OverallCases, RankingCases, SceneCases, take
 
 
 class ModelPredictor:
@@ -166,6 +166,39 @@ class ModelPredictor:
         for rows, batch in self.batches(cases):
             answer[rows] = self.forward(batch.histories, batch.time).next_interest.float().cpu().numpy()
         return answer
+
+    def scenes(self, cases: SceneCases) -> dict[str, np.ndarray]:
+        """`interest (Q, K)`, shares of the domains given each case's scene, and `share (Q, S)`, the chance of every scene of the
+        log. A scene that the model does not know is answered with the mean over those that it knows.
+
+        Raises:
+            ValueError: a model without scenes.
+        """
+        given = self.scene_interest(cases)
+        names = self.model.config.scenes or []
+        column = np.array([names.index(scene) if scene in names else -1 for scene in self.log.scenes])
+        code, rows = column[cases.scene], np.arange(len(cases.user))
+        mean = np.einsum("qs,qsk->qk", given["share"], given["interest"])
+        interest = np.where((code >= 0)[:, None], given["interest"][rows, code], mean)
+        share = np.where(column >= 0, given["share"][:, column], 1e-6)
+        return {"interest": interest, "share": share / share.sum(1, keepdims=True)}
+
+    def scene_interest(self, cases) -> dict[str, np.ndarray]:
+        """`interest (Q, S, K)` and `share (Q, S)` of the model's scenes, for cases of any kind.
+
+        Raises:
+            ValueError: a model without scenes.
+        """
+        config = self.model.config
+        if not config.scenes:
+            raise ValueError("the model knows no scenes: it was made without them")
+        interest = np.empty((len(cases.user), config.num_scenes, config.num_domains), dtype=np.float32)
+        share = np.empty(interest.shape[:2], dtype=np.float32)
+        for rows, batch in self.batches(cases):
+            output = self.forward(batch.histories, batch.time)
+            interest[rows] = output.scene_interest.float().cpu().numpy()
+            share[rows] = output.scene_share.float().cpu().numpy()
+        return {"interest": interest, "share": share}
 
     def _candidates(self, cases: OverallCases, field: str) -> np.ndarray:
         answer = np.full(cases.item.shape, np.nan, dtype=np.float32)

@@ -76,6 +76,7 @@ class LogTensors:
         if model.config.use_popularity and model.config.num_item_features:
             self.popularity = PopularityTable.build(log, allowed)
             self.item_features = torch.from_numpy(self.popularity.features)  # (G, I, F)
+        self.scene = scene_positions(log, model.config.scenes) if model.config.scenes else None  # (E,)
         seconds = log.facts["time"] == "seconds"
         self.seconds_per_unit = 86400.0 if seconds else 1.0
 
@@ -131,6 +132,8 @@ class LogTensors:
                 [self.config.actions.index(a) if a in self.config.actions else -1 for a in log.actions] + [-1]
             )
             batch["history_actions"] = torch.from_numpy(np.where(filled, codes[log.action[at]], -1).astype(np.int64))
+        if self.scene is not None:
+            batch["history_scenes"] = torch.from_numpy(np.where(filled, self.scene[at], -1))
         if log.place is not None and self.config.use_place:
             batch["history_places"] = torch.from_numpy(
                 np.where(filled[..., None], log.place[at], np.nan).astype(np.float32)
@@ -193,6 +196,14 @@ def shared_rows(events: np.ndarray, lengths: np.ndarray, alone: np.ndarray) -> t
     return order[start], row_of
 
 
+def scene_positions(log: InterestLog, scenes: list[str]) -> np.ndarray:
+    """Scene of every event as its position in `scenes`, `(E,)` int64; -1 for none and for others."""
+    if log.scene is None:
+        return np.full(log.num_events, -1, dtype=np.int64)
+    codes = [scenes.index(scene) if scene in scenes else -1 for scene in log.scenes]
+    return np.array([*codes, -1], dtype=np.int64)[log.scene]
+
+
 def check_domains(log: InterestLog, model: InterestModel) -> bool:
     """Whether the log's items lack the domains that were added to the model by name.
 
@@ -241,4 +252,4 @@ def padded_rows(matrix) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(columns), torch.from_numpy(values)
 
 
-__all__ = ["LogTensors", "check_domains"]
+__all__ = ["LogTensors", "check_domains", "scene_positions"]

@@ -10,7 +10,15 @@ import numpy as np
 
 from ..data.labels import history_range
 from ..evaluation.cases import ForecastCases, Histories
-from ..pipeline_interest import change, future_spread, interest_level, interest_trend, rate_interval, share_interval
+from ..pipeline_interest import (
+    change,
+    future_spread,
+    interest_level,
+    interest_trend,
+    rate_interval,
+    scene_summary,
+    share_interval,
+)
 from ..taxonomy_interest import SEPARATOR
 from .why import event_contributions, reasons
 
@@ -59,7 +67,9 @@ def interest_profile(
           forecast loses without the event);
         - `intensity`: per horizon `horizon` and `events`, the expected number;
         - `history`: past windows of the reference horizon's length, `start`, `end`, `events`, `shares` (one per domain of
-          `domains`), oldest first.
+          `domains`), oldest first;
+        - `scenes`, where the model knows any: per scene `scene`, `share` (its chance at the next event) and the strongest
+          `domains` given it (`domain`, `interest`), else an empty list.
 
     Raises:
         ValueError: an unknown user, a moment that cannot be read, a level that the tree does not have, no domains.
@@ -92,6 +102,10 @@ def interest_profile(
         events, contributions = event_contributions(predictor, cases)
         for node in chosen:
             because[node] = reasons(log, events, contributions[:, node], why, lambda when: show_time(log, when))
+    scenes = []
+    if config.scenes:
+        given = predictor.scene_interest(cases)
+        scenes = scene_summary(config.scenes, given["interest"][0], given["share"][0], log.tree)
     return {
         "user": str(user_id),
         "at": show_time(log, time),
@@ -112,6 +126,7 @@ def interest_profile(
         if answer.get("intensity") is not None
         else None,
         "history": history_bands(log, cases.histories, time, config.horizon_unit, config.reference_horizon, chosen),
+        "scenes": scenes,
     }
 
 
@@ -320,6 +335,15 @@ def print_profile(profile: dict[str, Any], console=None) -> None:
             if row["because"]:
                 why.add_row(_shown_domain(row), escape(", ".join(map(shown_reason, row["because"]))))
         console.print(why)
+    if profile["scenes"]:
+        table = Table(title="Given the scene", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("scene", no_wrap=True)
+        table.add_column("chance", justify="right", no_wrap=True)
+        table.add_column("strongest domains")
+        for row in profile["scenes"]:
+            named = (f"{escape(d['domain'].split(SEPARATOR)[-1])} {d['interest']:.2f}" for d in row["domains"])
+            table.add_row(escape(row["scene"]), f"{row['share']:.2f}", ", ".join(named))
+        console.print(table)
 
 
 def shown_reason(event: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ SIZES = {
     "value_mean": 3.5,
     "actions": ["view", "buy"],
 }
+CONTEXT = {"use_next_event": True, "scenes": ["phone", "tv", "car"]}
 
 
 def event(number: int, day: int, **more) -> dict:
@@ -47,6 +48,7 @@ def event(number: int, day: int, **more) -> dict:
         "latitude": 40.0 + number / 100,
         "longitude": -74.0,
         "action": ["view", "buy"][number % 2],
+        "scene": ["phone", "tv", "elsewhere"][number % 3],
     } | more
 
 
@@ -66,9 +68,7 @@ def checkpoint(request):
     backbone, encoder = request.param.split("-")
     folder = request.getfixturevalue(backbone)
     torch.manual_seed(0)
-    model = InterestModel.from_text_pretrained(
-        str(folder), domains=TREE, encoder=encoder, use_next_event=True, **SIZES
-    )
+    model = InterestModel.from_text_pretrained(str(folder), domains=TREE, encoder=encoder, **CONTEXT, **SIZES)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("text_model") and float(parameter.abs().sum()) == 0:
@@ -93,6 +93,8 @@ FIELDS = (
     "future_interest",
     "concentration",
     "next_interest",
+    "scene_interest",
+    "scene_share",
     "intensity",
     "ratings",
 )
@@ -124,6 +126,8 @@ def test_outputs_have_their_documented_shapes(checkpoint):
         "future_interest": (users, horizons, domains),
         "concentration": (users, horizons, domains),
         "next_interest": (users, domains),
+        "scene_interest": (users, 3, domains),
+        "scene_share": (users, 3),
         "intensity": (users, horizons),
         "ratings": (users, candidates),
         "last_hidden_state": (users, 7, width),
@@ -180,7 +184,13 @@ def test_padding_changes_nothing(checkpoint):
     model, processor = checkpoint
     batch = processor(histories=HISTORIES, candidates=CANDIDATES)
     padded = dict(batch)
-    for name, fill in (("history", -1), ("history_times", 0), ("history_text", -1), ("history_actions", -1)):
+    for name, fill in (
+        ("history", -1),
+        ("history_times", 0),
+        ("history_text", -1),
+        ("history_actions", -1),
+        ("history_scenes", -1),
+    ):
         padded[name] = torch.nn.functional.pad(batch[name], (0, 2), value=fill)
     padded["history_values"] = torch.nn.functional.pad(batch["history_values"], (0, 2), value=torch.nan)
     padded["history_places"] = torch.nn.functional.pad(batch["history_places"], (0, 0, 0, 2), value=torch.nan)
@@ -198,14 +208,23 @@ def test_packed_rows_equal_separate_ones(checkpoint):
         for k, v in batch.items()
         if not k.startswith("history") or k in ("history_counts", "history_events", "history_days")
     }
-    for name in ("history", "history_times", "history_text", "history_values", "history_actions", "history_places"):
+    for name in (
+        "history",
+        "history_times",
+        "history_text",
+        "history_values",
+        "history_actions",
+        "history_places",
+        "history_scenes",
+    ):
         packed[name] = batch[name][filled][None]
     segments = torch.arange(3)[:, None].expand_as(filled)[filled][None]
     ends = filled.sum(1).cumsum(0) - 1
     with torch.no_grad():
         first = model(**batch)
         second = model(**packed, segment_ids=segments, cut_rows=torch.zeros(3, dtype=torch.int64), cut_positions=ends)
-    for field in ("user_embeds", "domain_interest", "future_interest", "intensity"):
+    context = ("next_interest", "scene_interest", "scene_share")
+    for field in ("user_embeds", "domain_interest", "future_interest", "intensity", *context):
         torch.testing.assert_close(first[field], second[field], atol=1e-5, rtol=1e-4)
 
 
@@ -335,6 +354,7 @@ def test_every_trainable_part_gets_a_gradient(checkpoint):
         event_positions=torch.tensor([2, 5, 1]),
         event_times=batch["history_times"][[0, 0, 1], [3, 6, 2]],
         event_counts=torch.ones(3, domains),
+        event_scenes=torch.tensor([0, -1, 2]),
     )
     output.loss.backward()
     model.eval()

@@ -54,7 +54,11 @@ class FakePredictor:
         self.log, self.asked = log, None
         self.model = SimpleNamespace(
             config=SimpleNamespace(
-                horizons=[7.0, 28.0], horizon_unit="days", reference_horizon=28.0, change_is_reliable=True
+                horizons=[7.0, 28.0],
+                horizon_unit="days",
+                reference_horizon=28.0,
+                change_is_reliable=True,
+                scenes=None,
             )
         )
         self.interest = np.array([[interest[name] for name in log.tree.ids]])

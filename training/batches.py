@@ -93,7 +93,8 @@ class BatchBuilder:
         query_rows (`int`): packed rows of a batch that both are made for; the others only rank.
         sampled_items (`int`): size of the item table where the catalogue is larger than `full_softmax_items`.
         full_softmax_items (`int`): largest catalogue that every step ranks whole.
-        next_events (`int`): events per queried row whose domain is learnt given their own time, where the model says that.
+        next_events (`int`): events per queried row whose domain is learnt given their own time or scene, where the model says
+            that.
         log_q (`bool`): correct a sampled table's items by their chance to be in it.
         impressions (`int`): impressions per row, as queries at their time with what was shown; where the log has any.
         live_texts (`int`): texts that the text tower encodes anew in a batch (LoRA and the like); the others are cached.
@@ -174,7 +175,7 @@ class BatchBuilder:
             ordinary = len(cuts["row"])
             cuts = {name: np.concatenate([values, shown[name]]) for name, values in cuts.items()}
         batch |= self._queries(cuts, half, packed)
-        if self.config.use_next_event and self.next_events:
+        if (self.config.use_next_event or self.config.scenes) and self.next_events:
             batch |= self._next_events(random, events[:queried], segments[:queried], user)
         if shown is not None:
             self._shown(batch, shown["number"], ordinary)
@@ -277,6 +278,8 @@ class BatchBuilder:
             "event_history_counts": count_nodes(log, log.offsets[owner], start).astype(np.float32),
             "event_population_shares": self.tensors.population.shares(time),
         }
+        if self.tensors.scene is not None:
+            batch["event_scenes"] = self.tensors.scene[first]
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()}
 
     def _impressions(self, random, events, segments, user) -> dict[str, np.ndarray]:

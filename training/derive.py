@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ..data.inspect import suggest_horizons
 from ..data.log import TRAIN, InterestLog
 from ..modeling_interest import HOURS_OF_WEEK, InterestModel, group_log_softmax, hour_of_week
-from ..recommendation.log_tensors import LogTensors
+from ..recommendation.log_tensors import LogTensors, scene_positions
 
 
 def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None) -> dict:
@@ -28,6 +28,9 @@ def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None
         "domains": log.tree,
         "use_next_event": log.tree is not None and log.facts["time"] == "seconds",
     }
+    scenes = common_scenes(log)
+    if log.tree is not None and len(scenes) > 1:
+        settings |= {"scenes": scenes, "scene_rule": log.facts.get("scene_rule")}
     if log.value is not None:
         values = log.value[train & np.isfinite(log.value)]
         if len(values) and values.std() > 0:
@@ -53,6 +56,38 @@ def usual_dropout(log: InterestLog) -> float:
     return round(float(np.interp(np.log(max(each, 1.0)), np.log([3.0, 12.0]), [0.5, 0.2])), 2)
 
 
+MOST_SCENES = 32
+
+
+def common_scenes(log: InterestLog) -> list[str]:
+    """The scenes of training events, sorted; of more than 32 the most common."""
+    if log.scene is None:
+        return []
+    counts = np.bincount(log.scene[(log.split == TRAIN) & (log.scene >= 0)], minlength=len(log.scenes))
+    chosen = np.argsort(-counts, kind="stable")[:MOST_SCENES]
+    return [log.scenes[code] for code in sorted(chosen) if counts[code]]
+
+
+def log_ratios(counts: np.ndarray, log: InterestLog, strength: float) -> np.ndarray:
+    """`(C, K)` float32: log ratio of the shares in each context to those of all events, of counts `(C, K)` pulled towards all
+    events by `strength` of them."""
+    top = log.tree.depth == 0
+    always = counts.sum(0) + 1e-3
+    always = always / always[top].sum()
+    shares = (counts + strength * always) / (counts[:, top].sum(1, keepdims=True) + strength)
+    return np.log(shares / always).astype(np.float32)
+
+
+def scene_ratios(log: InterestLog, scenes: list[str], strength: float = 256.0) -> tuple[np.ndarray, np.ndarray]:
+    """Everybody's [`log_ratios`] of each scene `(S, K)`, and how common the scenes are, `(S,)` float32."""
+    code = scene_positions(log, scenes)
+    event = np.flatnonzero((log.split == TRAIN) & (log.item >= 0) & (code >= 0))
+    shape = (len(scenes), log.num_items)
+    counts = sp.csr_matrix((np.ones(len(event)), (code[event], log.item[event])), shape=shape) @ log.item_nodes
+    number = np.bincount(code[event], minlength=len(scenes)) + 1.0
+    return log_ratios(counts.toarray(), log, strength), (number / number.sum()).astype(np.float32)
+
+
 def time_of_week(log: InterestLog, strength: float = 256.0, other: float = 0.1) -> np.ndarray:
     """`(48, K)` float32: log ratio of everybody's shares at each hour of weekdays, then of weekends, to those of all times.
 
@@ -66,12 +101,7 @@ def time_of_week(log: InterestLog, strength: float = 256.0, other: float = 0.1) 
     hour, weekend = np.arange(HOURS_OF_WEEK) % 24, np.arange(HOURS_OF_WEEK) // 24
     apart = np.abs(hour[:, None] - hour)
     kernel = np.exp2(-(np.minimum(apart, 24 - apart) ** 2.0)) * np.where(weekend[:, None] == weekend, 1.0, other)
-    top = log.tree.depth == 0
-    always = counts.sum(0) + 1e-3
-    always = always / always[top].sum()
-    smooth = kernel @ counts
-    shares = (smooth + strength * always) / (smooth[:, top].sum(1, keepdims=True) + strength)
-    return np.log(shares / always).astype(np.float32)
+    return log_ratios(kernel @ counts, log, strength)
 
 
 def fill_population(model: InterestModel, tensors: LogTensors) -> None:
@@ -88,6 +118,10 @@ def fill_population(model: InterestModel, tensors: LogTensors) -> None:
         population.item_features[tensors.item_ids[known]] = features[known]
     if population.time_of_week is not None:
         population.time_of_week.copy_(torch.from_numpy(time_of_week(log)))
+    if population.scene is not None:
+        ratios, common = scene_ratios(log, model.config.scenes)
+        population.scene.copy_(torch.from_numpy(ratios))
+        population.scene_share.copy_(torch.from_numpy(common))
     if log.facts["time"] == "seconds":
         first = log.offsets[:-1]
         counts = np.bincount(log.user[train], minlength=log.num_users)

@@ -16,8 +16,12 @@ def prior_parameters(model: InterestModel) -> list[torch.nn.Parameter]:
     if model.domain_head is not None:
         head = model.domain_head
         parameters += [*head.statistics.parameters(), head.kernel, head.concentration, head.concentration_slope]
-    if model.next_event_head is not None:
-        parameters += [*model.next_event_head.statistics.parameters(), model.next_event_head.tilt]
+    for head in (model.next_event_head, model.scene_head):
+        if head is not None:
+            parameters += [*head.statistics.parameters(), head.tilt]
+    if model.scene_head is not None:
+        head = model.scene_head
+        parameters += [head.fade, head.share_strength, head.share_weight]
     if model.intensity_head is not None:
         head = model.intensity_head
         parameters += [head.mixture, head.level, head.dispersion, head.gap]

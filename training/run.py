@@ -44,6 +44,7 @@ HEADS = [
     "domain_head",
     "domain_view",
     "next_event_head",
+    "scene_head",
     "intensity_head",
     "ranking_head",
     "overall_head",

@@ -193,7 +193,7 @@ class ReturnMemory(TrainerCallback):
             self.trim(0)
 
 
-DOMAIN_MODULES = ("domain_head", "domain_view", "intensity_head", "next_event_head")
+DOMAIN_MODULES = ("domain_head", "domain_view", "intensity_head", "next_event_head", "scene_head")
 
 
 class WeightAverage(TrainerCallback):
@@ -227,7 +227,7 @@ class WeightAverage(TrainerCallback):
             if "objective" in figures and ("whole" not in self.best or figures["objective"] > self.best["whole"][0]):
                 self.best["whole"] = figures["objective"], {name: t.clone() for name, t in self.average.items()}
             return
-        names = ("future_cross_entropy", "completion_cross_entropy", "next_event_cross_entropy")
+        names = [f"{name}_cross_entropy" for name in ("future", "completion", "next_event", "scene")]
         losses = [figures[name] for name in names if name in figures]
         values = {"ranking": figures.get("ndcg@10"), "domains": -sum(losses) if losses else None}
         for part, value in values.items():

@@ -7,7 +7,15 @@ import math
 import numpy as np
 
 from ..data.log import InterestLog
-from ..evaluation.cases import completion_cases, forecast_cases, next_event_cases, ranking_cases, sample_users, take
+from ..evaluation.cases import (
+    completion_cases,
+    forecast_cases,
+    next_event_cases,
+    ranking_cases,
+    sample_users,
+    scene_cases,
+    take,
+)
 from ..evaluation.folds import fold
 from ..evaluation.metrics.forecast import forecast_values
 from ..evaluation.predict import ModelPredictor
@@ -15,8 +23,8 @@ from ..evaluation.ranking import place_targets
 
 
 class Validation:
-    """NDCG@10 of the next item, cross-entropies of future, completion and, where the model says it, the next event at its time, at
-    the leaves, on the validation split.
+    """NDCG@10 of the next item, cross-entropies of future, completion and, where the model says it, the next event at its time and
+    given its scene, at the leaves, on the validation split.
 
     They are joined into `objective`: log NDCG@10 minus the cross-entropies (nats each), higher is better.
     """
@@ -36,13 +44,17 @@ class Validation:
             cases = take(cases, np.sort(chosen))
         self.ranking = cases
         self.leaves = np.flatnonzero(log.tree.is_leaf) if log.tree is not None else None
-        self.forecast = self.completion = self.next_event = None
+        self.forecast = self.completion = self.next_event = self.scenes = None
         if self.leaves is not None:
             self.forecast = forecast_cases(log, self.fold, horizons, unit, reference, users)
             self.completion = completion_cases(log, self.fold, users, seed)
             cases = next_event_cases(log, self.fold, users)
             chosen = np.random.default_rng(seed).permutation(len(cases.user))[: 2 * max_users]
             self.next_event = take(cases, np.sort(chosen))
+            if log.scene is not None:
+                cases = scene_cases(log, self.fold, users)
+                chosen = np.random.default_rng(seed).permutation(len(cases.user))[: 2 * max_users]
+                self.scenes = take(cases, np.sort(chosen))
 
     def __call__(self, predictor: ModelPredictor) -> dict[str, float]:
         figures: dict[str, float] = {}
@@ -76,5 +88,10 @@ class Validation:
             values = forecast_values(self.next_event.counts[:, 0, self.leaves], shares)["cross_entropy"]
             figures["next_event_cross_entropy"] = float(np.nanmean(values))
             objective -= figures["next_event_cross_entropy"]
+        if predictor.model.config.scenes and self.scenes is not None and len(self.scenes.user):
+            shares = predictor.scenes(self.scenes)["interest"][:, self.leaves]
+            values = forecast_values(self.scenes.counts[:, 0, self.leaves], shares)["cross_entropy"]
+            figures["scene_cross_entropy"] = float(np.nanmean(values))
+            objective -= figures["scene_cross_entropy"]
         figures["objective"] = objective
         return figures
