@@ -24,6 +24,7 @@ EARLIER_CUTS = 5
 LONG_RUN_STRENGTH = 5.0  # events that the population is worth in the interest that a change rate starts from
 NEXT_EVENTS_PER_USER = 20  # asked about at their own times, of one user in one split (`global-time`)
 NEXT_EVENT_VALUES = 20_000_000  # cases times domains of such questions; a random part of more
+NEXT_EVENT_HISTORY = 5_000_000  # events in the histories of such questions, likewise
 MIN_COMPLETION = 4  # events that a completion needs before the cut: two to see and two to guess
 
 
@@ -385,7 +386,8 @@ def next_event_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = No
     start, stop = _earlier(log, event, fold.by_time)
     event, start, stop = event[stop > start], start[stop > start], stop[stop > start]
     last = np.isin(event, _last_per_user(log, event, NEXT_EVENTS_PER_USER))
-    most = max(200, NEXT_EVENT_VALUES // max(len(log.tree), 1))
+    length = max(float((stop - start)[last].mean()), 1.0) if last.any() else 1.0
+    most = max(200, min(NEXT_EVENT_VALUES // max(len(log.tree), 1), int(NEXT_EVENT_HISTORY / length)))
     if last.sum() > most:
         last[np.random.default_rng(0).permutation(np.flatnonzero(last))[most:]] = False
     event, histories = event[last], Histories.from_ranges(start[last], stop[last])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from .baselines.next_event import NextEventBaselines
@@ -10,6 +12,7 @@ from .run import MODEL, Run
 from .scoring import Score, score_shares
 
 
+SHIFT = 12 * 3600
 NEXT_EVENT_BASELINES = ("population", "mixture", "hour_context", "markov", "mixture_context", "context_mix")
 
 
@@ -46,6 +49,9 @@ def measure_next_event(run: Run) -> None:
     answer = run.ask("next_event", cases, "next_event")
     if answer is not None:
         run.add("next_event", MODEL, score_next_event(run, cases, answer, MODEL))
+        other = run.predictor.next_event(replace(cases, time=cases.time + SHIFT))
+        control = score_next_event(replace(run, replicates=0), cases, other, MODEL).figures
+        run.controls.setdefault("shifted_time", {})["next_event"] = control
 
 
 def score_next_event(run: Run, cases: NextEventCases, shares: np.ndarray, name: str) -> Score:

@@ -10,6 +10,8 @@ import pytest
 from test_evaluation_cases import DAY, make_log
 
 from interest_lm.data.log import InterestLog
+from interest_lm.evaluation import cases as cases_module
+from interest_lm.evaluation.baselines import context
 from interest_lm.evaluation.baselines.next_event import NextEventBaselines
 from interest_lm.evaluation.cases import NextEventCases, next_event_cases
 from interest_lm.evaluation.folds import fold
@@ -135,3 +137,15 @@ def test_the_metric_is_that_of_forecasts():
     expected = forecast_values(cases.counts[:, 0, level], even[:, level])["cross_entropy"].mean()
     figures = score_shares(cases.user, cases.counts, even[:, None], [""], log.tree, 0, 0, "even").figures
     assert figures["per_level"]["1"]["cross_entropy"] == pytest.approx(expected)
+
+
+def test_many_cases_are_thinned_at_random(monkeypatch):
+    log = context_log("hour")
+    everything = next_event_cases(log, fold(log, "test"))
+    monkeypatch.setattr(cases_module, "NEXT_EVENT_HISTORY", int(250 * everything.histories.lengths.mean()))
+    some = next_event_cases(log, fold(log, "test"))
+    assert 240 < len(some.event) < 260 < len(everything.event)
+    assert np.isin(some.event, everything.event).all() and len(np.unique(some.user)) > 35
+    np.testing.assert_array_equal(some.event, next_event_cases(log, fold(log, "test")).event)
+    monkeypatch.setattr(context, "TUNING_CASES", 200)
+    assert len(context.tuning_part(everything, log).user) == 200

@@ -17,6 +17,7 @@ from interest_lm.evaluation.baselines.next_event import NextEventBaselines
 from interest_lm.evaluation.cases import next_event_cases
 from interest_lm.evaluation.folds import fold
 from interest_lm.evaluation.predict import ModelPredictor
+from interest_lm.evaluation.protocol import evaluate
 from interest_lm.recommendation.log_tensors import LogTensors
 from interest_lm.training.batches import BatchBuilder, PackedRows
 from interest_lm.training.derive import config_for, fill_population, time_of_week
@@ -51,6 +52,19 @@ def test_the_head_finds_what_decides(told, tiny_bert):
     made.tune(log, fold(log, "validation"), cases)
     figures = {name: cross_entropy(log, cases, shares) for name, shares in made.shares(cases).items()}
     assert cross_entropy(log, cases, answer) < figures["mixture"] - 0.2
+    if kind == "hour":
+        windows = {
+            "horizons": (3, 7),
+            "horizon_unit": "days",
+            "reference_horizon": 7,
+            "progress": False,
+            "bootstrap": 0,
+        }
+        predictor = ModelPredictor(model, tensors.processor, log, tensors=tensors)
+        results = evaluate(log, predictor, **windows, baselines=["mixture"])
+        shifted = results["controls"]["shifted_time"]["next_event"]
+        assert shifted["cross_entropy"] > results["next_event"]["cross_entropy"] + 0.5
+        assert results["paired"]["next_event.cross_entropy"]["difference"] < -10
     assert figures["mixture_context" if kind == "hour" else "markov"] < figures["mixture"] - 0.2
 
 
@@ -154,3 +168,15 @@ def test_everybodys_hours_are_those_of_training():
     changed = replace(log, item=np.where(log.split > 0, 0, log.item))
     np.testing.assert_array_equal(table, time_of_week(changed, strength=1.0))
     assert np.abs(time_of_week(log, strength=1e9)).max() < 1e-3
+
+
+def test_a_batch_without_such_events_still_takes_part(tiny_bert):
+    """Where everything happens at one time nothing follows at a later one: the loss is 0, and every gradient is there."""
+    log = context_log("hour", users=6)
+    model, _, builder, rows = network(replace(log, timestamp=log.user.astype(np.int64)), tiny_bert)
+    batch = builder([rows[number] for number in range(2)])
+    assert batch["event_rows"].numel() == 0
+    output = model.train()(**batch)
+    output.loss.backward()
+    assert float(output.losses["next_event"]) == 0.0 and torch.isfinite(output.loss)
+    assert all(parameter.grad is not None for parameter in model.next_event_head.parameters())

@@ -256,3 +256,27 @@ def test_a_model_without_scenes_is_as_before(tiny_bert):
     for wrong in (["tv"], ["tv", "tv"]):
         with pytest.raises(ValueError, match="`scenes` is .*, expected two or more names, with `domains`"):
             InterestConfig(domains=fields["domains"], scenes=wrong)
+
+
+def test_a_log_of_positions_has_scenes_too(log, tiny_bert):
+    """Without times there is no next event at a known time, but interest given the scene."""
+    position = (np.arange(log.num_events) - log.offsets[log.user]).astype(np.int64)
+    split = np.zeros_like(log.split)
+    split[log.offsets[1:] - 2], split[log.offsets[1:] - 1] = 1, 2
+    facts = log.facts | {"time": "order", "split": "leave-last", "validation_start": None, "test_start": None}
+    ordered = replace(log, timestamp=position, split=split, facts=facts)
+    settings = config_for(ordered)
+    assert settings["scenes"] == ["phone", "tv"] and not settings["use_next_event"]
+    torch.manual_seed(0)
+    model = InterestModel.from_text_pretrained(str(tiny_bert), hidden_size=16, use_popularity=False, **settings)
+    processor = InterestProcessor.from_model(model, AutoTokenizer.from_pretrained(tiny_bert))
+    tensors = LogTensors(ordered, model, processor, texts=torch.zeros(50, 32), progress=False)
+    rows = PackedRows(tensors, 64)
+    fill_population(model, tensors)
+    fit_prior(model, BatchBuilder(tensors, rows, cuts=2, completions=0, query_rows=4), rows, 15)
+    predictor = ModelPredictor(model.eval(), processor, ordered, tensors=tensors)
+    windows = WINDOWS | {"horizons": (1,), "horizon_unit": "events", "reference_horizon": 1}
+    results = evaluate(ordered, predictor, **windows, baselines=["mixture", "scene_counts"])
+    assert results["next_event"] is None and "no times" in results["reasons"]["next_event"]
+    assert results["scenes"]["cases"] == log.num_users
+    assert results["scenes"]["cross_entropy"] < results["baselines"]["mixture"]["scenes"]["cross_entropy"]

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 from scipy.optimize import minimize
 
 from ...data.labels import history_range
-from ..cases import NextEventCases
+from ..cases import Cases, NextEventCases, take
 from ..folds import Fold
-from .shares import Population, level_weights
+from .shares import TUNING_VALUES, Population, level_weights
 
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
 SMALL = 1e-9
+TUNING_CASES = 10_000
 Settings = TypeVar("Settings")
 
 
@@ -115,6 +116,14 @@ class Tilted:
 
     def describe(self) -> dict:
         return {name: round(weight, 4) for name, weight in self.weights.items()}
+
+
+def tuning_part(cases: Cases, log: InterestLog) -> Cases:
+    """At most 10,000 of the cases, fewer where there are very many domains, drawn at random."""
+    limit = min(TUNING_CASES, max(200, TUNING_VALUES // len(log.tree)))
+    if len(cases.user) <= limit:
+        return cases
+    return take(cases, np.sort(np.random.default_rng(0).permutation(len(cases.user))[:limit]))
 
 
 def rolling(fold: Fold) -> Fold:

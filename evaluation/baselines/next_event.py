@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..cases import NextEventCases, take
+from ..cases import NextEventCases
 from ..folds import Fold
-from .context import SMALL, Tilted, pull, rolling
+from .context import SMALL, Tilted, pull, rolling, tuning_part
 from .hour_context import HourContext
 from .markov import Markov
 from .mixture import Mixture
-from .shares import TUNING_VALUES
 
 
 if TYPE_CHECKING:
@@ -32,9 +31,7 @@ class NextEventBaselines:
 
     def tune(self, log: InterestLog, fold: Fold, cases: NextEventCases) -> None:
         """Everything on the cases of a round; `cases` are thinned where there are very many domains."""
-        limit = max(200, TUNING_VALUES // len(log.tree))
-        if len(cases.user) > limit:
-            cases = take(cases, np.sort(np.random.default_rng(0).permutation(len(cases.user))[:limit]))
+        cases = tuning_part(cases, log)
         self.fit(log, fold)
         self.mixture.tune(log, rolling(fold), cases)
         self.hour.tune(cases)

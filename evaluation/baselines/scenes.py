@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from ..cases import SceneCases, take
+from ..cases import SceneCases
 from ..folds import Fold
-from .context import SMALL, STRENGTHS, Leaves, Tilted, descend, pull, rolling
+from .context import SMALL, STRENGTHS, Leaves, Tilted, descend, pull, rolling, tuning_part
 from .mixture import Mixture
-from .shares import EVENT_HALF_LIVES, TUNING_VALUES, Population
+from .shares import EVENT_HALF_LIVES, Population
 
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ class SceneBaselines:
 
     def tune(self, log: InterestLog, fold: Fold, cases: SceneCases) -> None:
         """Everything on the cases of a round, which are thinned where there are very many domains."""
-        limit = max(200, TUNING_VALUES // len(log.tree))
-        if len(cases.user) > limit:
-            cases = take(cases, np.sort(np.random.default_rng(0).permutation(len(cases.user))[:limit]))
+        cases = tuning_part(cases, log)
         self.fit(log, fold)
         self.mixture.tune(log, rolling(fold), cases)
         mixture, counts, loss = self._mixture(cases), cases.reference_counts, self.leaves.loss
