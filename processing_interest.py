@@ -128,6 +128,8 @@ class InterestProcessor(ProcessorMixin):
         self.time_unit = time_unit
         self.scenes = scenes
         self.scene_rule = scene_rule
+        if scene_rule is not None and scene_rule not in SCENE_RULES:
+            raise ValueError(f"`scene_rule` is {scene_rule!r}, expected one of {', '.join(SCENE_RULES)}")
         self.tree = DomainTree(domains) if domains else None
         self.item_index = {item_id: number for number, item_id in enumerate(item_ids or [])}
         super().__init__(tokenizer, **kwargs)

@@ -198,6 +198,10 @@ def test_processor_pipeline_and_profile_tell_scenes(log, learnt, capsys):
     assert batch["history_scenes"][1].tolist()[3:] == [-1] * (batch["history_scenes"].shape[1] - 3)
     with pytest.raises(ValueError, match=r"histories\[0\]\[0\]: `scene` is 3, expected a string"):
         learnt.processor(histories=[[history(0)[0] | {"scene": 3}]])
+    with pytest.raises(
+        ValueError, match="`scene_rule` is 'daytime', expected one of weekend, hour_band, weekend_hour"
+    ):
+        InterestProcessor(learnt.processor.tokenizer, scenes=["a", "b"], scene_rule="daytime")
     pipe = InterestPipeline(model=learnt.model, processor=learnt.processor)
     for person in (0, 1):
         scenes = {row["scene"]: row for row in pipe({"history": history(person)})["scenes"]}

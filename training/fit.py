@@ -82,7 +82,8 @@ def fit(
 
     Args:
         events_df: a pandas, polars or Arrow table or a `Dataset` with `user_id`, `item_id`, `timestamp` (seconds, dates),
-            and where there are any `value`, `text` (the person's own words), `action`, `latitude`, `longitude`.
+            and where there are any `value`, `text` (the person's own words), `action`, `latitude`, `longitude`,
+            `scene`.
         items_df: the same with `item_id`, and `title`, `text`, `categories` (lists of paths).
         output_dir: folder of the checkpoint; the interest dataset is written to its `data` sub-folder.
         max_minutes (`float`, *optional*, defaults to 10): time budget of the training.

@@ -49,11 +49,11 @@ class Validation:
             self.forecast = forecast_cases(log, self.fold, horizons, unit, reference, users)
             self.completion = completion_cases(log, self.fold, users, seed)
             cases = next_event_cases(log, self.fold, users)
-            chosen = np.random.default_rng(seed).permutation(len(cases.user))[: 2 * max_users]
+            chosen = np.random.default_rng(seed).permutation(len(cases.user))[:max_users]
             self.next_event = take(cases, np.sort(chosen))
             if log.scene is not None:
                 cases = scene_cases(log, self.fold, users)
-                chosen = np.random.default_rng(seed).permutation(len(cases.user))[: 2 * max_users]
+                chosen = np.random.default_rng(seed).permutation(len(cases.user))[:max_users]
                 self.scenes = take(cases, np.sort(chosen))
 
     def __call__(self, predictor: ModelPredictor) -> dict[str, float]:
