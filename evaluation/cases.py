@@ -155,7 +155,7 @@ class SceneCases(NextEventCases):
     """In which domain an event falls given its scene, `scene (Q,)` positions in `log.scenes`; asked at the last event before it, so
     that of its own time nothing is known."""
 
-    scene: np.ndarray
+    scene: np.ndarray = field(kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ..data.log import InterestLog
 from ..modeling_interest import InterestModel, InterestOutput
 from ..processing_interest import InterestProcessor
 from ..recommendation.log_tensors import LogTensors
+from .baselines.change import rate
 from .cases import CompletionCases, ForecastCases, NextEventCases, OverallCases, RankingCases, SceneCases, take
 
 
@@ -107,8 +108,12 @@ class ModelPredictor:
         return scores
 
     def forecast(self, cases: ForecastCases) -> dict[str, np.ndarray]:
-        """`interest (Q, K)`, `future (Q, H, K)`, `change_rate (Q, K)`, `concentration (Q, H, K)`, `intensity (Q, H)` at the
-        cases' horizons.
+        """`interest (Q, K)`, `future (Q, H, K)`, `change_rate (Q, K)`, `own_change_rate (Q, K)`, `concentration (Q, H, K)`,
+        `intensity (Q, H)` at the cases' horizons.
+
+        Where the cases say which long-run share their labels start from, `change_rate` leads from that share to the model's
+        forecast at the reference horizon, as every baseline's does; `own_change_rate` is the output's, which starts from the
+        model's own `interest`.
 
         Raises:
             ValueError: a horizon that the model was not trained for.
@@ -119,6 +124,7 @@ class ModelPredictor:
                 f"horizons are {list(cases.horizons)} {cases.unit}, expected some of {config.horizons} {config.horizon_unit}"
             )
         columns = [config.horizons.index(horizon) for horizon in cases.horizons]
+        observed = cases.interest if cases.reference_horizon == config.reference_horizon else None
         answer: dict[str, np.ndarray] = {}
 
         def put(rows, name, value):
@@ -131,11 +137,15 @@ class ModelPredictor:
             if output.domain_interest is not None:
                 put(rows, "interest", output.domain_interest)
                 put(rows, "future", output.future_interest[:, columns])
-                put(rows, "change_rate", output.change_rate)
+                put(rows, "own_change_rate", output.change_rate)
+                put(rows, "reference", output.future_interest[:, config.reference_index])
                 put(rows, "concentration", output.concentration[:, columns])
             if output.intensity is not None:
                 put(rows, "intensity", output.intensity[:, columns])
                 put(rows, "intensity_dispersion", output.intensity_dispersion[:, columns])
+        if "reference" in answer:
+            reference = answer.pop("reference")
+            answer["change_rate"] = answer["own_change_rate"] if observed is None else rate(reference, observed)
         return answer
 
     def completion(self, cases: CompletionCases) -> np.ndarray:

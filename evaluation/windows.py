@@ -140,7 +140,11 @@ def _model_forecast(run: Run, cases: ForecastCases) -> None:
             score = score_future(cases, answer[key], run.log.tree, run.replicates, run.seed, MODEL, kappa)
             run.add(group, MODEL, score)
         elif group == "change":
-            run.add(group, MODEL, score_change(cases, answer[key], run.replicates, run.seed, MODEL))
+            score = score_change(cases, answer[key], run.replicates, run.seed, MODEL)
+            if answer.get("own_change_rate") is not None:
+                own = score_change(cases, answer["own_change_rate"], 0, run.seed, MODEL)
+                score.figures["own_interest"] = own.figures
+            run.add(group, MODEL, score)
         else:
             sizes = answer.get("intensity_dispersion")
             run.add(group, MODEL, score_intensity(cases, answer[key], run.replicates, run.seed, MODEL, sizes))

@@ -173,6 +173,21 @@ def test_asked_later_knows_no_more_than_before(log, cases, predictor):
     predictor.model.config.time_unit = "seconds"
 
 
+def test_the_rate_starts_from_the_labels_long_run_and_from_the_models_own_beside_it(log, cases, predictor):
+    """What `change` scores is the forecast against the share that the label and every baseline start from."""
+    with torch.no_grad():
+        predictor.model.domain_head.residual.weight.normal_(std=0.2)
+    answer, last = predictor.forecast(cases), cases.horizons.index(cases.reference_horizon)
+    future = answer["future"][:, last]
+    for name, start in (("change_rate", cases.interest), ("own_change_rate", answer["interest"])):
+        np.testing.assert_allclose(answer[name], (future - start) / (future + start), atol=1e-5)
+    assert np.abs(answer["change_rate"] - answer["own_change_rate"]).max() > 0.01
+    without_label = predictor.forecast(replace(cases, interest=None))
+    np.testing.assert_array_equal(without_label["change_rate"], answer["own_change_rate"])
+    figures = evaluate(log, predictor, **WINDOWS, baselines=["mixture_rate"])["change"]
+    assert figures["own_interest"]["pairs"] == figures["pairs"] and figures["own_interest"]["mae"] != figures["mae"]
+
+
 def test_real_shuffled_and_their_difference_stand_beside_each_other(log, predictor, capsys):
     results = evaluate(log, predictor, **WINDOWS)
     control = results["controls"]["time_shuffled"]
