@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .publishing.commands import push, serve
+from .publishing.commands import push, serve, tell_dataset
 
 
 class Split(StrEnum):
@@ -171,9 +171,10 @@ def prepare(
         world=world or None,
     )
     if push:
-        pushed = push_dataset(output, push, private=private)
-        print(f"{pushed.url}\ncommit {pushed.commit}\n")
-        print(f'load_dataset("{push}", "events", revision="{pushed.commit}")')
+        try:
+            tell_dataset(push_dataset(output, push, private=private))
+        except ValueError as error:
+            raise ValueError(f"{error}; prepared in {output}: `interest-lm push {output} {push}` goes on") from None
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

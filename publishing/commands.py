@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 
+if TYPE_CHECKING:
+    from .hub import Pushed
+
+
 def push(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a checkpoint.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a checkpoint, or of an interest dataset.")],
     repo_id: Annotated[
         str, typer.Argument(metavar="REPO_ID", help="owner/name on the Hub; made where it is not there.")
     ],
@@ -25,9 +29,14 @@ def push(
 ) -> None:
     """Share a checkpoint on the Hub in one commit; what breaks off is run again."""
     from .card import loading
-    from .push import push_adapter, push_model
+    from .push import is_dataset, push_adapter, push_dataset, push_model
     from .space import push_space
 
+    if is_dataset(model):
+        if adapter or base or space or revision or licence:
+            raise ValueError(f"{model}: is a dataset; it takes --private and --commit-message alone")
+        tell_dataset(push_dataset(model, repo_id, private=private, message=commit_message))
+        return
     options = {"private": private, "revision": revision, "licence": licence, "message": commit_message}
     if adapter:
         if space:
@@ -41,6 +50,12 @@ def push(
     print(loading(pushed.repo_id, pushed.commit, pushed.base))
     if space:
         print(f"\n{push_space(space, pushed, private=private).url}")
+
+
+def tell_dataset(pushed: Pushed) -> None:
+    """Prints where a dataset lies, and how to open it at this commit."""
+    print(f"{pushed.url}\ncommit {pushed.commit}\n")
+    print(f'load_dataset("{pushed.repo_id}", "events", revision="{pushed.commit}")')
 
 
 def serve(

@@ -144,6 +144,11 @@ def push_adapter(
         return _push(staged, whole, config, repo_id, accept, private, revision, licence, message, (base_id, commit))
 
 
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is an interest dataset rather than a checkpoint."""
+    return (folder / "events").is_dir() and (folder / "items").is_dir() and not (folder / "config.json").exists()
+
+
 def push_dataset(folder: str | Path, repo_id: str, *, private: bool = False, message: str | None = None) -> Pushed:
     """Pushes an interest dataset as it lies in its folder: `load_dataset(repo_id, "events")` opens it.
 

@@ -48,6 +48,11 @@ def refused(load):
 READ = (
     ANSWERS
     + """
+import contextlib, io
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    exec(asked["five lines"], {})
+found["five lines"] = printed.getvalue()
+
 from peft import AutoPeftModelForFeatureExtraction, PeftModel
 
 code = {"trust_remote_code": True}
@@ -203,7 +208,9 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def read(published, hub_process, home):
     """What the reading process found."""
-    asked = published | {"inputs": INPUTS, "request": REQUEST}
+    script = "\n".join(five_lines("README.md")).replace("owner/films", "tester/films")
+    script = script.replace("FULL_COMMIT_HASH", published["commit"])
+    asked = published | {"inputs": INPUTS, "request": REQUEST, "five lines": script}
     done = hub_process([sys.executable, "-c", READ, json.dumps(asked)], home, PYTHONPATH=None, PYTHONSAFEPATH="1")
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -294,13 +301,8 @@ def five_lines(page: str) -> list[str]:
     return [line for line in snippet.splitlines() if line]
 
 
-def test_five_lines_from_an_id_to_a_profile(published, hub_process, tmp_path):
-    script = "\n".join(five_lines("README.md")).replace("owner/films", "tester/films")
-    script = "import sys\nsys.modules['interest_lm'] = None\n" + script.replace(
-        "FULL_COMMIT_HASH", published["commit"]
-    )
-    done = hub_process([sys.executable, "-c", script], tmp_path, PYTHONPATH=None, PYTHONSAFEPATH="1")
-    rows = [line.rsplit(maxsplit=2) for line in done.stdout.splitlines()]
+def test_five_lines_from_an_id_to_a_profile(read):
+    rows = [line.rsplit(maxsplit=2) for line in read["five lines"].splitlines()]
     assert [row[0] for row in rows].count("Film > Crime") == 1
     assert {row[2] for row in rows} <= {"steady", "growing", "fading"}
 

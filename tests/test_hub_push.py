@@ -52,7 +52,17 @@ def front_matter(card: bytes) -> dict:
 
 def test_a_push_is_one_commit_with_everything_and_nothing_else(hub, checkpoint, command):
     (checkpoint / "cache").mkdir()
-    for name in ("cache/a.npy", "profile.png", "training_args.bin", "events.parquet", "notes.txt", "optimizer.pt"):
+    (checkpoint / "data" / "events").mkdir(parents=True)
+    for name in (
+        "data/README.md",
+        "data/events/train.parquet",
+        "cache/a.npy",
+        "profile.png",
+        "training_args.bin",
+        "events.parquet",
+        "notes.txt",
+        "optimizer.pt",
+    ):
         (checkpoint / name).write_bytes(b"mine")
     ended = command("push", checkpoint, "tester/whole", "--license", "apache-2.0")
     assert ended.status == 0, ended.err
@@ -374,9 +384,24 @@ def test_prepare_pushes_the_dataset(hub, command, tmp_path):
     card = repository.files["README.md"].decode()
     assert 'load_dataset("tester/world", "events")' in card and "DIR" not in card
     assert "DIR" in (data / "README.md").read_text()
+    repository.commit("main", repository.files | {"events/train-00001-of-00002.parquet": b"old"}, "by hand")
+    again = command("push", data, "tester/world", "--private", "--commit-message", "Whole again")
+    assert again.status == 0 and "load_dataset(" in again.out and repository.messages[-1] == "Whole again"
+    assert "events/train-00001-of-00002.parquet" not in repository.files
+    refused = command("push", data, "tester/world", "--adapter")
+    assert refused.status == 2 and "is a dataset; it takes --private" in refused.err
     (data / "README.md").write_text((data / "README.md").read_text() + "\nmade in /home/me/logs\n")
     with pytest.raises(ValueError, match="README.md: holds a path of this machine"):
         push_dataset(data, "tester/other-world")
+
+
+def test_a_prepared_dataset_stays_where_the_push_fails(hub, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "w" * 34)
+    data = tmp_path / "world"
+    arguments = ("prepare", "synthetic", "--output", data, "--num-users", 30, "--num-items", 40)
+    ended = command(*arguments, "--push", "tester/later")
+    assert ended.status == 2 and ended.err.splitlines()[-1].endswith(f"`interest-lm push {data} tester/later` goes on")
+    assert (data / "README.md").exists()
 
 
 def test_prepare_looks_at_the_id_first(command, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from transformers import AutoModel, TrainerCallback
 import interest_lm
 from interest_lm.data.log import InterestLog
 from interest_lm.data.prepare import prepare
+from interest_lm.publishing.push import push_adapter, push_model
 from interest_lm.training import finetune, run
 from interest_lm.training.arguments import InterestTrainingArguments
 
@@ -50,7 +52,7 @@ def weights(folder) -> dict[str, torch.Tensor]:
     return AutoModel.from_pretrained(folder).state_dict()
 
 
-def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkeypatch):
+def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkeypatch, hub):
     monkeypatch.setattr(run, "check_change", lambda predictor, validation: {"reliable": False})
     out = run.train(arguments(data, tmp_path / "out", tiny_bert, tuning="lora", live_texts=8, live_every=1))
     loaded = AutoModel.from_pretrained(tmp_path / "out").eval()
@@ -82,6 +84,14 @@ def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkey
     assert out["training"]["steps"] == 6
     checked = json.loads((tmp_path / "out" / "training.json").read_text())["training"]["change"]
     assert checked == {"reliable": False} and not loaded.config.change_is_reliable
+    # all three can be published, and name nobody
+    push_model(tmp_path / "out", "tester/run")
+    push_model(tmp_path / "out" / "base", "tester/run-base")
+    push_adapter(tmp_path / "out", "tester/run-lora", base="tester/run-base")
+    for name in ("run", "run-base", "run-lora"):
+        for file, content in hub.model(f"tester/{name}").files.items():
+            words = set(re.findall(r"[\w-]+", content.decode())) if file.endswith((".json", ".md", ".txt")) else set()
+            assert not words & {str(user) for user in log.user_ids}, file
 
 
 def test_a_resumed_run_ends_in_the_same_weights(data, tiny_bert, tmp_path):
