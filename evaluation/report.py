@@ -31,6 +31,9 @@ IMPRESSION_COLUMNS = (
     "impression_auc",
     "impression_ndcg@10",
 )  # of "overall", where the log has impressions
+OWN_LINES = frozenset(
+    {"coverage_80", "stratified_auc"}
+)  # told below a table on the screen, which is narrower than a card
 SHUFFLED_COLUMNS = {"future": ("over_shrinkage", "kl_skill"), "change": ("auc", "stratified_auc")}
 SMALLER_IS_BETTER = frozenset(
     {"cross_entropy", "kl", "js", "mae", "rmse", "nb_deviance", "poisson_deviance", "log_loss", "ece", "brier"}
@@ -59,11 +62,12 @@ def print_table(results: dict, console: Console | None = None) -> None:
             continue
         reference = model or next(iter(rows.values()))
         metrics = IMPRESSION_COLUMNS if "impression_auc" in reference else metrics
+        metrics = [metric for metric in metrics if metric not in OWN_LINES]
         unit = "pairs" if group == "change" else "cases"
         count = reference.get(unit)
         kind = f", {protocol['headline']}" if group == "ranking" else ""
         table = Table(title=f"{group}{kind}" + (f" ({count:,} {unit})" if count else ""), title_justify="left")
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         for metric in metrics:
             table.add_column(metric + (" ↓" if metric in SMALLER_IS_BETTER else ""), justify="right", no_wrap=True)
         named = ([(results["model"] or "model", model, results["intervals"])] if model else []) + [
@@ -77,6 +81,12 @@ def print_table(results: dict, console: Console | None = None) -> None:
             mark = " *" if results["best_baseline"].get(group) == name else ""
             table.add_row(name + mark, *cells, style="bold" if model and position == 0 else None)
         console.print(table)
+        if group == "change":
+            within = (f"{name} {_cell(figures, 'stratified_auc', {}, group)}" for name, figures, _ in named)
+            console.print(f"auc within deciles of p: {', '.join(within)}", highlight=False)
+        elif model and model.get("coverage_cells"):
+            share, cells = model["coverage_80"], model["coverage_cells"]
+            console.print(f"80 % intervals hold {share:.1%} of {cells:,} counts", highlight=False, markup=False)
         if entry := next((v for k, v in results["paired"].items() if k.startswith(f"{group}.")), None):
             bounds = entry["interval"]
             shown = f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else ""
@@ -106,23 +116,22 @@ def print_table(results: dict, console: Console | None = None) -> None:
 
 
 def _print_differences(results: dict, found: dict, console: Console) -> None:
-    for group, metrics in SHUFFLED_COLUMNS.items():
-        rows = [
-            (name, entry[metric], metric)
-            for metric in metrics
-            for name, entry in found[group].items()
-            if metric in entry
-        ]
+    """A table per group of its first figure."""
+    for group, (metric, *_) in SHUFFLED_COLUMNS.items():
+        rows = {name: entry[metric] for name, entry in found[group].items() if metric in entry}
         if not rows:
             continue
-        table = Table(title=f"{group}: real minus time-shuffled log", title_justify="left")
-        for column in ("", "figure", "real", "shuffled", "difference"):
-            table.add_column(column, justify="left" if column in ("", "figure") else "right")
-        for name, entry, metric in rows:
-            label = (results["model"] or "model") if name == "model" else name
-            difference = _cell(entry, "difference", {f"{group}.difference": entry["interval"]}, group)
-            shown = [_cell(entry, part, {}, group) for part in ("real", "shuffled")]
-            table.add_row(label, metric, *shown, difference, style="bold" if name == "model" else None)
+        table = Table(title=f"{group}, {metric}: real minus time-shuffled log", title_justify="left")
+        table.add_column("", no_wrap=True)
+        for column in ("real", "shuffled", "difference"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for name, entry in rows.items():
+            bounds = entry["interval"]
+            shown = f" [dim][{bounds[0]:+.3f}, {bounds[1]:+.3f}][/]" if bounds else ""
+            cells = (f"{entry['real']:.3f}", f"{entry['shuffled']:.3f}", f"{entry['difference']:+.3f}{shown}")
+            own = name == "model"
+            label = (results["model"] or "model") if own else name
+            table.add_row(label, *cells, style="bold" if own else None)
         console.print(table)
 
 
