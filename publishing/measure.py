@@ -62,6 +62,11 @@ def evaluate_checkpoint(
     # `leave-last`: what a model was trained on last, its popularity knows too
     allowed = log.split < TEST if refitted and split == "test" and log.facts["split"] == "leave-last" else None
     tensors = LogTensors(log, network, processor, allowed, cache_dir=cache if cache.is_dir() else None)
+    if config.added_domains and tensors.log is not log:
+        raise ValueError(
+            f"{log.name} does not say what is in {config.added_domains[0]!r}, which was added to {model} by name: evaluate "
+            "the checkpoint without it, or on data whose items name it"
+        )
     predictor = ModelPredictor(network, processor, log, tensors=tensors)
     results = evaluate(
         log,

@@ -13,6 +13,7 @@ from interest_lm.evaluation.cases import forecast_cases
 from interest_lm.evaluation.folds import fold
 from interest_lm.evaluation.predict import ModelPredictor
 from interest_lm.publishing.export import save_checkpoint
+from interest_lm.publishing.measure import evaluate_checkpoint
 from interest_lm.recommendation.log_tensors import LogTensors
 from interest_lm.recommendation.profile import interest_profile
 from interest_lm.taxonomy_interest import DomainTree
@@ -132,7 +133,7 @@ def test_an_extended_model_is_saved_loaded_and_served(parts, tmp_path):
     assert "film > comedy" in {entry["domain"] for entry in answer["domains"]}
 
 
-def test_a_log_without_the_added_domains_is_read_with_them(tiny_bert):
+def test_a_log_without_the_added_domains_is_read_with_them(tiny_bert, tmp_path):
     log = make_log(users=12)
     torch.manual_seed(0)
     plain = InterestModel.from_text_pretrained(
@@ -155,6 +156,9 @@ def test_a_log_without_the_added_domains_is_read_with_them(tiny_bert):
     assert forecast.shape[-1] == len(tree) and np.isfinite(forecast).all()
     profile = interest_profile(predictor, predictor.log, str(log.user_ids[0]))
     assert "a > new" in {row["domain"] for row in profile["domains"]}
+    save_checkpoint(model, processor, tmp_path / "model")
+    with pytest.raises(ValueError, match="does not say what is in 'a > new', which was added to .* by name"):
+        evaluate_checkpoint(tmp_path / "model", log, baselines=[])
     batch = predictor.tensors.items()
     assert batch["soft_domains"] is False and "soft_domains" not in LogTensors(log, plain, processor).items()
 

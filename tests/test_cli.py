@@ -208,6 +208,18 @@ def test_profile_prints_and_draws(command, checkpoint, data, user, tmp_path):
     assert sum(row["interest"] for row in found["domains"]) == pytest.approx(1.0, abs=0.01)
 
 
+def test_profile_takes_domains_by_name_and_gives_reasons(command, checkpoint, data, user):
+    asked = ("profile", checkpoint, "--data", data, "--user", user, "--json", "--why", "1", "--top", "99")
+    rows = json.loads(command(*asked, "--add-domain", "Gardening", "--add-domain", "Gardening > Roses").out)["domains"]
+    named = {row["domain"]: row for row in rows}
+    assert named["Gardening > Roses"]["interest"] == pytest.approx(named["Gardening"]["interest"], abs=1e-4)
+    assert 0 < named["Gardening"]["interest"] < 1
+    assert {len(row["because"]) for row in rows} <= {0, 1} and any(row["because"] for row in rows)
+    known = next(name for name in named if not name.startswith("Gardening"))
+    ended = command("profile", checkpoint, "--data", data, "--user", user, "--add-domain", known)
+    assert ended.status == 2 and "which is a domain already" in ended.err
+
+
 def test_profile_of_a_stranger(command, checkpoint, data):
     ended = command("profile", checkpoint, "--data", data, "--user", "nobody")
     assert ended.status == 2 and "user 'nobody' is not in" in ended.err
