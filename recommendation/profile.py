@@ -324,7 +324,7 @@ def print_profile(profile: dict[str, Any], console=None) -> None:
     for step in profile["domains"][0]["forecast"] if profile["domains"] else []:
         fan.add_column(f"{step['horizon']:g} {profile['horizon_unit']}", justify="right", no_wrap=True)
     for row in profile["domains"]:
-        steps = (f"{s['future']:.2f} ({s['interval'][0]:.2f}-{s['interval'][1]:.2f})" for s in row["forecast"])
+        steps = (f"{_short(s['future'])} ({'-'.join(map(_short, s['interval']))})" for s in row["forecast"])
         fan.add_row(_shown_domain(row), *steps)
     console.print(fan)
     if any(row["because"] for row in profile["domains"]):
@@ -350,6 +350,11 @@ def shown_reason(event: dict[str, Any]) -> str:
     """An event behind a forecast, for people: `Heat (1995) (2020-10-03) +0.021`."""
     when = event["at"] if isinstance(event["at"], int) else event["at"][:10]
     return f"{event['title'] or event['item_id'] or 'own words'} ({when}) {event['contribution']:+.3f}"
+
+
+def _short(share: float) -> str:
+    """`.45` and `1.0`: three characters each."""
+    return f"{share:.2f}"[1:] if share < 0.995 else "1.0"
 
 
 def _shown_domain(row: dict[str, Any]) -> str:

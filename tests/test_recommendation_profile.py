@@ -128,7 +128,7 @@ def test_events_behind_a_domain_are_those_without_which_its_forecast_falls(log, 
     text = io.StringIO()
     print_profile(profile, Console(file=text, width=120))
     assert "Heat (2020-09-13) +0.010, Casino (2020-09-14) +0.010" in text.getvalue()
-    assert "▁" in text.getvalue() and "(0." in text.getvalue()
+    assert "▁" in text.getvalue() and ".30 (.21-.41)" in text.getvalue()
 
 
 def test_the_latest_events_are_tried_and_the_others_stay(log, predictor):
