@@ -124,7 +124,9 @@ class ModelPredictor:
                 f"horizons are {list(cases.horizons)} {cases.unit}, expected some of {config.horizons} {config.horizon_unit}"
             )
         columns = [config.horizons.index(horizon) for horizon in cases.horizons]
-        observed = cases.interest if cases.reference_horizon == config.reference_horizon else None
+        # domains that were added by name have no labels
+        labelled = cases.reference_horizon == config.reference_horizon and not config.added_domains
+        observed = cases.interest if labelled else None
         answer: dict[str, np.ndarray] = {}
 
         def put(rows, name, value):
