@@ -68,7 +68,7 @@ GROUPS: dict[str, dict[str, dict]] = {
     },
     "recipe": {
         "as it is": {},
-        "without the two matrices": {"num_neighbours": 0},
+        "without what validation blends in": {"num_neighbours": 0},
         "ranking alone, no domains": {name: value for name, value in NETWORK.items() if name != "num_neighbours"},
         "without averaged weights": {"average_gamma": 0.0},
         "without training on validation last": {"refit_share": 0.0},
