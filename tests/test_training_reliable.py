@@ -48,7 +48,7 @@ class TrendPredictor:
     def forecast(self, cases):
         counts = cases.histories.count_nodes(self.log)
         np.testing.assert_allclose(counts, cases.history_counts)  # the null's items, not the log's
-        return {"change_rate": self.trend.change_rate(cases)}
+        return {"own_change_rate": self.trend.change_rate(cases)}
 
 
 @pytest.mark.parametrize(("share_moving", "reliable"), [(0.6, True), (0.0, False)])

@@ -53,6 +53,6 @@ def check_change(predictor: ModelPredictor, validation: Validation) -> dict:
 
 
 def _auc(predictor: ModelPredictor, cases: ForecastCases) -> tuple[float, int]:
-    rates = predictor.forecast(cases)["change_rate"][cases.gate]
+    rates = predictor.forecast(cases)["own_change_rate"][cases.gate]  # what people are shown
     labels = cases.rate[cases.gate]
     return float(change_metrics(labels, rates)["auc"]), int((np.abs(labels) > CLEAR_CHANGE).sum())
