@@ -222,11 +222,12 @@ class RowGroups:
         self.rows, self.slot, self.batch = rows, slot, batch
         self.width = max(int(count.max()), 1)
 
-    def dot(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Products `(M, T)` of queries `(M, K)` with the keys of their rows `(B, T, K)`."""
-        together = query.new_zeros(self.batch, self.width, query.shape[-1])
-        together[self.rows, self.slot] = query
-        return (together @ keys.transpose(1, 2))[self.rows, self.slot]
+    def times(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """Products `(M, J, Y)` of `left (M, J, X)` with the matrices of their rows, `right (B, X, Y)`."""
+        together = left.new_zeros(self.batch, self.width, *left.shape[1:])
+        together[self.rows, self.slot] = left
+        product = together.flatten(1, 2) @ right
+        return product.unflatten(1, (self.width, -1))[self.rows, self.slot]
 
     def attend(self, query, key, value, bias, implementation: str | None) -> torch.Tensor:
         """Attention of queries `(M, heads, Q, head_dim)` over the keys of their rows `(B, heads, T, head_dim)` with a bias
@@ -737,6 +738,10 @@ class InterestStatistics(nn.Module):
         index = torch.where(event_nodes >= 0, event_nodes, len(self.group)).flatten(1)[:, None].expand(-1, number, -1)
         source = (weights[..., None] * event_shares[:, None]).flatten(2)
         counts = source.new_zeros(batch, number, len(self.group) + 1).scatter_add(2, index, source)[..., :-1]
+        return self.posteriors(counts, older, population)
+
+    def posteriors(self, counts, older, population):
+        """The same from the counts of the band, `(M, J, K)`."""
         # the undecayed counts come last
         counts = torch.cat([counts[:, :-1], counts[:, -1:] + older[:, None]], 1)
         population = population + 1e-5
@@ -1020,11 +1025,11 @@ class InterestContextHead(nn.Module):
         self.direction = InterestZeroLinear(size, size, bias=False)
         self.node = nn.Embedding(len(tree), size)
 
-    def forward(self, hidden, context, weights, event_nodes, event_shares, older, population, everybody):
+    def forward(self, hidden, context, counts, older, population, everybody):
         """Log shares among siblings `(M, K)`.
 
-        Args: hidden `(M, D)`; context `(M,)`; weights to population as in [`InterestStatistics`]; everybody `(M, K)` log ratio
-        of everybody's shares in the context to those of all events.
+        Args: hidden `(M, D)`; context `(M,)`; counts `(M, J, K)`, older and population as in [`InterestStatistics`]; everybody
+        `(M, K)` log ratio of everybody's shares in the context to those of all events.
         """
         statistics = self.statistics
         if self.context is not None:
@@ -1032,9 +1037,8 @@ class InterestContextHead(nn.Module):
         hidden = hidden + self.mlp(self.norm(hidden)).float()
         residual = self.direction(self.direction_norm(hidden)).float() @ self.node.weight.float().T
         with torch.autocast(hidden.device.type, enabled=False):
-            _, mixed, components, evidence = statistics(
-                weights, event_nodes, event_shares, older, population * everybody.exp()[:, None]
-            )
+            population = population * everybody.exp()[:, None]
+            _, mixed, components, evidence = statistics.posteriors(counts, older, population)
             tilts = (components - components[:, -2:-1]).clamp(-4, 4)
             tilts = torch.cat([tilts, everybody[:, None], mixed], 1)
             amount = evidence[:, 0].log1p() / 5
@@ -1052,16 +1056,16 @@ class InterestNextEventHead(InterestContextHead):
         super().__init__(config, contexts=HOURS_OF_WEEK if timed else 0, further=3, calendar=True)
         self.is_leaf = nn.Buffer(torch.from_numpy(DomainTree(config.domains or []).is_leaf))
 
-    def after_alike(self, nodes, shares, segments, rows, position, keys, times, key_times) -> torch.Tensor:
+    def after_alike(self, shares, segments, groups, position, keys, times, key_times) -> torch.Tensor:
         """Weights of events in these counts, `(M, 3, T)`: how far what came before an event is of the domain of each query's
-        last event. Args: nodes, shares `(B, T, P)`; segments `(B, T)`; rows, position, times `(M,)`; keys, key_times `(M, T)`."""
-        number = len(self.is_leaf)
-        index = torch.where(nodes >= 0, nodes, number)
-        dense = shares.new_zeros(*nodes.shape[:2], number + 1).scatter_add(2, index, shares)[..., :-1]
-        before = F.pad(dense[:, :-1], (0, 0, 1, 0)) * F.pad(segments[:, 1:] == segments[:, :-1], (1, 0))[..., None]
-        groups = RowGroups(rows, len(nodes))
-        top = self.statistics.depth == 0
-        leaf, top = (groups.dot((dense * chosen)[rows, position], before) for chosen in (self.is_leaf, top))
+        last event. Args: shares `(B, T, K)`; segments `(B, T)`; position, times `(M,)`; keys, key_times `(M, T)`."""
+        same = F.pad(segments[:, 1:] == segments[:, :-1], (1, 0))
+        before = (F.pad(shares[:, :-1], (0, 0, 1, 0)) * same[..., None]).transpose(1, 2)
+        last = shares[groups.rows, position]
+        leaf, top = (
+            groups.times((last * chosen)[:, None], before)[:, 0]
+            for chosen in (self.is_leaf, self.statistics.depth == 0)
+        )
         timed = leaf
         if self.statistics.use_calendar:
             timed = leaf * self.statistics.same_time(times, key_times).mul(math.log(2)).exp()
@@ -2026,20 +2030,19 @@ class InterestModel(InterestPreTrainedModel):
         state = torch.where(started[:, None], states[rows, position], layer.empty.weight.float())
         place = None if places is None else torch.where(started[:, None], places[rows, position], torch.nan)
         key_times, key_places = times[rows], None if places is None else places[rows]
-        _, hidden, _ = layer(
-            state, states, RowGroups(rows, len(history)), query_times, place, keys, key_times, key_places
-        )
-        nodes, shares = self.event_domains(history, item_domains, item_domain_weights)
+        groups = RowGroups(rows, len(history))
+        _, hidden, _ = layer(state, states, groups, query_times, place, keys, key_times, key_places)
+        shares = self.event_domains(history, item_domains, item_domain_weights)
         older, population = self.before(rows, history_counts, population_shares)
         everybody, hours = torch.zeros_like(older), hour_of_week(query_times)
         if self.population.time_of_week is not None:
             everybody = self.population.time_of_week[hours]
         with torch.autocast(states.device.type, enabled=False):
             age_days = self.age_days(query_times, key_times)
-            after = head.after_alike(nodes, shares, segments, rows, position, keys, query_times, key_times)
+            after = head.after_alike(shares, segments, groups, position, keys, query_times, key_times)
             usual = head.statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times)
-            weights = torch.cat([after, usual], 1)
-        return head(hidden, hours, weights, nodes[rows], shares[rows], older, population, everybody)
+            counts = groups.times(torch.cat([after, usual], 1), shares)
+        return head(hidden, hours, counts, older, population, everybody)
 
     def given_scene(
         self, states, layer, history, times, places, valid, segments, rows, position, started, query_times,
@@ -2050,7 +2053,7 @@ class InterestModel(InterestPreTrainedModel):
         head = self.scene_head
         keys, back = self.known_events(valid, segments, rows, position, started)
         state = torch.where(started[:, None], states[rows, position], layer.empty.weight.float())
-        nodes, shares = self.event_domains(history, item_domains, item_domain_weights)
+        shares = self.event_domains(history, item_domains, item_domain_weights)
         older, population = self.before(rows, history_counts, population_shares)
         last, key_times, key_scenes = times[rows, position], times[rows], history_scenes[rows]
         with torch.autocast(states.device.type, enabled=False):
@@ -2058,15 +2061,17 @@ class InterestModel(InterestPreTrainedModel):
             usual = head.statistics.decays(
                 back.clamp(min=0).float(), self.age_days(last, key_times), keys, last, key_times
             )
-            weights = torch.cat([here, usual], 1)
+            counts = RowGroups(rows, len(history)).times(torch.cat([here, usual], 1), shares)
             log_share = head.log_share(state.float(), key_scenes, back, keys, self.population.scene_share)
         everybody = self.population.scene[scenes]
-        return head(state, scenes, weights, nodes[rows], shares[rows], older, population, everybody), log_share
+        return head(state, scenes, counts, older, population, everybody), log_share
 
-    def event_domains(self, history, item_domains, item_domain_weights) -> tuple[torch.Tensor, torch.Tensor]:
-        """Nodes of the events, -1 = none, and their shares, `(B, T, P)`."""
+    def event_domains(self, history, item_domains, item_domain_weights) -> torch.Tensor:
+        """Share of every event at every node, `(B, T, K)`."""
         nodes = item_domains[history.clamp(min=0)].masked_fill((history < 0)[..., None], -1)
-        return nodes, item_domain_weights[history.clamp(min=0)].float() * (nodes >= 0)
+        shares = item_domain_weights[history.clamp(min=0)].float() * (nodes >= 0)
+        dense = shares.new_zeros(*history.shape, self.config.num_domains + 1)
+        return dense.scatter_add(2, nodes.masked_fill(nodes < 0, self.config.num_domains), shares)[..., :-1]
 
     def before(self, rows, history_counts, population_shares) -> tuple[torch.Tensor, torch.Tensor]:
         """Counts from before the band `(M, K)` and population shares `(M, 2, K)` of queries, where none are given too."""
