@@ -21,7 +21,8 @@ from interest_lm.training.derive import membership_temperature
 
 
 TREE = DomainTree.from_paths([[["film", "crime"]], [["film", "drama"]], [["film", "crime", "heat"]], [["music"]]])
-ADDED = ["film > comedy", "music > jazz", "music > rock", "travel > museum > art"]
+# a sibling, children of a leaf, a path of its own, and a level below all others
+ADDED = ["film > comedy", "music > jazz", "music > rock", "travel > museum > art", "film > crime > heat > night"]
 HISTORY = [
     {"title": "heat", "categories": [["film", "crime", "heat"]], "timestamp": 5 * 86400},
     {"title": "comedy", "categories": [["film", "drama"]], "timestamp": 9 * 86400},
@@ -127,7 +128,7 @@ def test_an_extended_model_is_saved_loaded_and_served(parts, tmp_path):
     processor = InterestProcessor.from_model(model, tokenizer)
     save_checkpoint(model, processor, tmp_path / "model")
     loaded = AutoModel.from_pretrained(tmp_path / "model").eval()
-    assert loaded.config.added_domains == [*ADDED[:3], "travel", "travel > museum", ADDED[3]]
+    assert loaded.config.added_domains == [*ADDED[:3], "travel", "travel > museum", *ADDED[3:]]
     torch.testing.assert_close(ask(loaded, tokenizer).future_interest, ask(model, tokenizer).future_interest)
     answer = pipeline("user-interest", model=loaded, processor=processor, device="cpu")({"history": HISTORY})
     assert "film > comedy" in {entry["domain"] for entry in answer["domains"]}
