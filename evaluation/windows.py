@@ -228,40 +228,38 @@ def real_minus_shuffled(real: dict[str, dict[str, Score]], mixed: dict[str, dict
     """What is skill: each figure on the real log, on the time-shuffled one, and the difference with its 95 % interval, the same
     users drawn in both.
 
-    `future`: `skill` and `kl_skill`, one minus cross-entropy and KL over those of the best baseline of the same log, and
+    `future`: `skill` and `kl_skill`, one minus cross-entropy and KL over those of the baseline that is best on the real log, and
     `over_shrinkage`, the same of cross-entropies over the whole history with a pull, which knows no time. `change`: `auc` and
-    `stratified_auc`.
+    `stratified_auc`. Baselines are tuned anew on the shuffled log; the model is not trained anew.
     """
-    ratios = []
-    if (best := best_baseline(real.get("future", {}), "future")) is not None:
-        ratios = [("skill", "cross_entropy", best), ("kl_skill", "kl", best)]
-        ratios += [("over_shrinkage", "cross_entropy", "shrinkage")] if "shrinkage" in mixed["future"] else []
+    best = best_baseline(real.get("future", {}), "future")
+    compared = (("skill", "cross_entropy", best), ("kl_skill", "kl", best))
+    compared += (("over_shrinkage", "cross_entropy", "shrinkage"),)
+    logs = real.get("future", {}), mixed["future"]
     found: dict = {"best_baseline": best, "future": {}, "change": {}}
     for name, score in mixed["future"].items():
-        own = real.get("future", {}).get(name)
-        found["future"][name] = {
-            label: _difference(
-                *(
-                    (
-                        skill(part[name].figures[metric], part[against].figures[metric]),
-                        1.0 - part[name].replicates[metric] / part[against].replicates[metric],
-                    )
-                    for part in (real["future"], mixed["future"])
-                )
-            )
-            for label, metric, against in ratios
-            if own is not None and score.figures and against in real["future"] and against in mixed["future"]
-        }
+        if name in logs[0] and score.figures:
+            found["future"][name] = {
+                label: _difference(*(_gain(part[name], part[against], metric) for part in logs))
+                for label, metric, against in compared
+                if all(against in part for part in logs)
+            }
+    logs = real.get("change", {}), mixed["change"]
     for name in mixed["change"]:
-        if name in real.get("change", {}):
+        if name in logs[0]:
             found["change"][name] = {
                 metric: _difference(
-                    *((part[name].figures[metric], part[name].replicates.get(metric, np.zeros(0)))
-                      for part in (real["change"], mixed["change"]))
+                    *((part[name].figures[metric], part[name].replicates.get(metric, np.zeros(0))) for part in logs)
                 )
                 for metric in ("auc", "stratified_auc")
-            }  # fmt: skip
+            }
     return found
+
+
+def _gain(score: Score, baseline: Score, metric: str) -> tuple[float, np.ndarray]:
+    """`1 - score / baseline`, and its replicates."""
+    own, other = score.replicates[metric], baseline.replicates[metric]
+    return skill(score.figures[metric], baseline.figures[metric]), 1.0 - own / other
 
 
 def _difference(real: tuple[float, np.ndarray], mixed: tuple[float, np.ndarray]) -> dict:
