@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..data.card import split_rule
+from ..data.card import split_rule, verdict
 from ..data.markdown import escape, number, table
 from ..evaluation.report import to_json
 from .card_tables import (
@@ -91,7 +91,7 @@ def render_card(
         oracle=oracle_table(results.get("oracle")),
         reasons=reasons_list(results),
         protocol=protocol_line(results),
-        data=_data(facts),
+        data="\n\n".join(part for part in (_data(facts), _trends(facts, training)) if part),
         split_rule=_split_rule(facts, training),
         horizons=", ".join(f"{horizon:g}" for horizon in config.horizons) + f" {unit}",
         reference_horizon=f"{config.reference_horizon:g} {unit}",
@@ -216,6 +216,25 @@ def _data(facts: dict) -> str:
             + "."
         )
     return "\n\n".join(lines)
+
+
+def _trends(facts: dict, training: dict) -> str:
+    """Whether the log has change to find, and whether the model tells trends."""
+    parts, found, checked = [], facts.get("change") or {}, training.get("change") or {}
+    if (found.get("forecast") or {}).get("cuts"):
+        window = f"{float(found['forecast']['horizon']):g} {escape(found['forecast']['unit'])}"
+        reliability = found["change"]["reliability"]
+        shown = "not measurable" if reliability is None else number(reliability, 2)
+        parts.append(f"Split-half reliability of the change rate over {window}: {shown} ({verdict(reliability)}).")
+    if checked and checked.get("auc") is not None:
+        parts.append(
+            f"Change rates on validation: AUC {number(checked['auc'], 3)}, on the time-shuffled log "
+            f"{number(checked['shuffled_auc'], 3)}."
+        )
+    if checked:
+        told = "Trends are told" if checked["reliable"] else 'Every trend reads "steady"'
+        parts.append(f"{told} (`change_is_reliable` in `config.json`).")
+    return " ".join(parts)
 
 
 def _split_rule(facts: dict, training: dict) -> str:

@@ -346,6 +346,17 @@ def test_cards_say_how_to_load_and_cite_what_they_pin(config):
     assert "howpublished" not in here.text
 
 
+def test_card_says_whether_trends_are_told(config):
+    found = {"forecast": {"cuts": 9, "horizon": 30.0, "unit": "days"}, "change": {"reliability": 0.314}}
+    checked = {"reliable": False, "auc": 0.62, "shuffled_auc": 0.55, "clear_pairs": 90, "label_reliability": 0.3}
+    text = str(render_card(config=config, facts=FACTS | {"change": found}, training=TRAINING | {"change": checked}))
+    assert "Split-half reliability of the change rate over 30 days: 0.31 (partly noise)." in text
+    assert "AUC 0.620, on the time-shuffled log 0.550" in text and 'Every trend reads "steady"' in text
+    unmeasured = {"reliable": True, "auc": None, "shuffled_auc": None, "clear_pairs": 0, "label_reliability": 0.6}
+    text = str(render_card(config=config, facts=FACTS, training=TRAINING | {"change": unmeasured}))
+    assert "Trends are told" in text and "Split-half" not in text and "time-shuffled log" not in text
+
+
 def test_card_metadata_are_a_valid_model_index(config):
     card = ModelCard(str(render_card(config=config, results=RESULTS, facts=FACTS, name="movie-interest")))
     assert card.data.library_name == "transformers"
