@@ -76,6 +76,10 @@ def push_model(
     names = model_files(model)
     if not any(WEIGHTS.fullmatch(name) and name.endswith(".safetensors") for name in names):
         raise ValueError(f"{model}: no model.safetensors in it; only safetensors are published")
+    index = model / "model.safetensors.index.json"
+    absent = set(_json(index).get("weight_map", {}).values()) - set(names)
+    if absent:
+        raise ValueError(f"{index}: names {min(absent)}, which is not there")
     check_repo_id(repo_id)
 
     def accept(there: list[str]) -> None:

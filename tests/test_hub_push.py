@@ -91,15 +91,15 @@ def test_the_same_again_is_no_second_commit(hub, trained):
 
 
 def test_a_new_model_replaces_the_old_and_both_can_be_had(hub, checkpoint):
-    first = push_model(checkpoint, "tester/moving")
+    first = push_model(checkpoint, "tester/turning")
     weights = load_file(checkpoint / "model.safetensors")
     names = sorted(weights)
     for number, part in enumerate((names[::2], names[1::2]), start=1):
         file = checkpoint / f"model-0000{number}-of-00002.safetensors"
         save_file({name: weights[name] for name in part}, file, metadata={"format": "pt"})
     (checkpoint / "model.safetensors").unlink()
-    second = push_model(checkpoint, "tester/moving", message="In two files")
-    repository = hub.model("tester/moving")
+    second = push_model(checkpoint, "tester/turning", message="In two files")
+    repository = hub.model("tester/turning")
     assert first.commit != second.commit and first.tag != second.tag
     assert "model.safetensors" in repository.at(first.tag)[1]
     assert "model.safetensors" not in repository.files and "model-00002-of-00002.safetensors" in repository.files
@@ -122,8 +122,8 @@ def test_a_branch_of_its_own(hub, trained):
 
 
 def test_private_is_private_and_never_slips_into_a_public_repository(hub, trained):
-    push_model(trained.folder, "tester/closed", private=True)
-    assert hub.model("tester/closed").private
+    push_model(trained.folder, "tester/shut", private=True)
+    assert hub.model("tester/shut").private
     push_model(trained.folder, "tester/open")
     before = len(hub.model("tester/open").messages)
     with pytest.raises(ValueError, match="tester/open: is a public repository already"):
@@ -248,6 +248,10 @@ SPOILT = {
     "broken weights": (
         lambda folder: os.truncate(folder / "model.safetensors", 1000),
         "model.safetensors: the weights are damaged",
+    ),
+    "a shard that is not there": (
+        lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}'),
+        "names model-00002-of-00002.safetensors, which is not there",
     ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors in it"),
     "pickled weights": (
@@ -374,21 +378,21 @@ def test_a_space_pins_the_checkpoint(hub, trained, command):
 def test_prepare_pushes_the_dataset(hub, command, tmp_path):
     data = tmp_path / "world"
     arguments = ("prepare", "synthetic", "--output", data, "--num-users", 30, "--num-items", 40)
-    ended = command(*arguments, "--push", "tester/world", "--private")
+    ended = command(*arguments, "--push", "tester/prepared", "--private")
     assert ended.status == 0, ended.err
-    repository = hub.dataset("tester/world")
+    repository = hub.dataset("tester/prepared")
     assert repository.private and repository.messages == ["initial commit", "Interest dataset world"]
     assert repository.branches["main"] in ended.out
     table = pq.read_table(io.BytesIO(repository.files["events/train-00000-of-00001.parquet"]))
     assert table.equals(pq.read_table(data / "events" / "train-00000-of-00001.parquet", partitioning=None))
     card = repository.files["README.md"].decode()
-    assert 'load_dataset("tester/world", "events")' in card and "DIR" not in card
+    assert 'load_dataset("tester/prepared", "events")' in card and "DIR" not in card
     assert "DIR" in (data / "README.md").read_text()
     repository.commit("main", repository.files | {"events/train-00001-of-00002.parquet": b"old"}, "by hand")
-    again = command("push", data, "tester/world", "--private", "--commit-message", "Whole again")
+    again = command("push", data, "tester/prepared", "--private", "--commit-message", "Whole again")
     assert again.status == 0 and "load_dataset(" in again.out and repository.messages[-1] == "Whole again"
     assert "events/train-00001-of-00002.parquet" not in repository.files
-    refused = command("push", data, "tester/world", "--adapter")
+    refused = command("push", data, "tester/prepared", "--adapter")
     assert refused.status == 2 and "is a dataset; it takes --private" in refused.err
     (data / "README.md").write_text((data / "README.md").read_text() + "\nmade in /home/me/logs\n")
     with pytest.raises(ValueError, match="README.md: holds a path of this machine"):

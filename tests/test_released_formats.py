@@ -46,3 +46,8 @@ def test_a_released_adapter_answers_as_it_did(release, way):
         model = PeftModel.from_pretrained(model, release / "adapter")
         model = model.merge_and_unload() if way == "merged" else model
     compare(model, processor, release, "adapter")
+
+
+def test_an_adapter_alone_says_what_it_lacks():
+    with pytest.raises(ValueError, match="adapter: an adapter that names no base"):
+        load_checkpoint(RELEASES[0] / "adapter")
