@@ -1541,16 +1541,34 @@ class InterestModel(InterestPreTrainedModel):
         columns = state["domain_head.composition.weight"].unflatten(1, (-1, len(old)))
         wide = columns.new_zeros(*columns.shape[:2], len(new)).index_copy(2, place, columns)
         state["domain_head.composition.weight"] = wide.flatten(1)
-        for name in ("statistics.group_strength", "concentration"):
-            value = state["domain_head." + name]
+        heads = {
+            "domain_head": self.domain_head,
+            "next_event_head": self.next_event_head,
+            "scene_head": self.scene_head,
+        }
+        present = [name for name, head in heads.items() if head is not None]
+        by_parent = ["domain_head.concentration", *(f"{head}.statistics.group_strength" for head in present)]
+        by_level = {f"{head}.statistics.population_mix": 0 for head in present}
+        by_level |= {f"{head}.statistics.mixture": 1 for head in present}
+        for head in present[1:]:
+            value = state[f"{head}.node.weight"]
+            state[f"{head}.node.weight"] = value.new_zeros(len(new), value.shape[1]).index_copy(0, place, value)
+            by_level[f"{head}.tilt"] = 1
+        for name in by_parent:
+            value = state[name]
             wide = value.mean(-1, keepdim=True).repeat(*(1 for _ in value.shape[:-1]), len(new) + 1)
-            state["domain_head." + name] = wide.index_copy(-1, groups, value)
-        for name, axis in (("statistics.population_mix", 0), ("statistics.mixture", 1)):
-            value = state["domain_head." + name]  # deeper levels than any before take the deepest one's
+            state[name] = wide.index_copy(-1, groups, value)
+        for name, axis in by_level.items():
+            value = state[name]  # deeper levels than any before take the deepest one's
             level = torch.arange(new.num_levels, device=self.device).clamp(max=old.num_levels - 1)
-            state["domain_head." + name] = value.index_select(axis, level)
+            state[name] = value.index_select(axis, level)
+        for name in ("population.time_of_week", "population.scene"):
+            if name in state:  # what is added is as common in every context
+                value = state[name]
+                state[name] = value.new_zeros(len(value), len(new)).index_copy(1, place, value)
         for name in ("statistics.group", "statistics.depth", "ancestors", "is_leaf"):
-            del state["domain_head." + name]
+            for head in present:
+                state.pop(f"{head}.{name}", None)
         shares = state["population.shares"]
         wide = shares.new_zeros(2, len(new))
         known = {new.index[node]: old.index[node] for node in old.ids}

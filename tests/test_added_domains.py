@@ -134,6 +134,34 @@ def test_an_extended_model_is_saved_loaded_and_served(parts, tmp_path):
     assert "film > comedy" in {entry["domain"] for entry in answer["domains"]}
 
 
+def test_what_is_said_of_times_and_scenes_has_the_added_domains(parts, tiny_bert):
+    """Models of logs with times have a head for the next event, those with scenes one for these: their parts grow, too."""
+    _, _, tokenizer = parts
+    torch.manual_seed(0)
+    plain = InterestModel.from_text_pretrained(
+        str(tiny_bert), domains=TREE, hidden_size=16, intermediate_size=16, horizons=[1.0, 7.0], reference_horizon=7.0,
+        use_next_event=True, scenes=["phone", "desktop"],
+    )  # fmt: skip
+    with torch.no_grad():
+        for name in ("time_of_week", "scene"):
+            getattr(plain.population, name).normal_()
+        for head in (plain.next_event_head, plain.scene_head):
+            head.tilt.normal_(std=0.3)
+            head.direction.weight.normal_(std=0.3)
+    model = plain.add_domains(ADDED, tokenizer)
+    tree, old = DomainTree(model.config.domains), TREE.ids
+    known = [tree.index[node] for node in old]
+    output = ask(model, tokenizer)
+    for shares in (output.next_interest, *output.scene_interest.unbind(1)):
+        assert (shares > 0).all()
+        for parent in np.unique(tree.parent):
+            whole = shares[:, parent] if parent >= 0 else torch.ones(len(shares))
+            torch.testing.assert_close(shares[:, tree.parent == parent].sum(1), whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.scene_head.node.weight[known], plain.scene_head.node.weight)
+    torch.testing.assert_close(model.population.time_of_week[:, known], plain.population.time_of_week)
+    assert not model.population.scene[:, tree.index["travel"]].any()  # as common in every context
+
+
 def test_a_log_without_the_added_domains_is_read_with_them(tiny_bert, tmp_path):
     log = make_log(users=12)
     torch.manual_seed(0)
