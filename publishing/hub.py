@@ -37,9 +37,10 @@ def check_repo_id(repo_id: str) -> str:
     """Raises a `ValueError` for anything but `owner/name`."""
     try:
         validate_repo_id(repo_id)
+        valid = repo_id.count("/") == 1
     except HFValidationError:
-        repo_id = ""
-    if repo_id.count("/") != 1:
+        valid = False
+    if not valid:
         raise ValueError(f"{repo_id or 'REPO_ID'}: is no repository id, expected owner/name")
     return repo_id
 

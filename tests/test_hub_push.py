@@ -284,7 +284,7 @@ def test_titles_may_look_like_paths(hub, checkpoint):
 ARGUMENTS = {
     "no folder": (("{tmp}/nowhere", "tester/x"), "no such folder"),
     "no owner": (("{trained}", "films"), "is no repository id, expected owner/name"),
-    "no id": (("{trained}", "tester/a b"), "is no repository id"),
+    "no id": (("{trained}", "tester/a b"), "tester/a b: is no repository id"),
     "an adapter as a checkpoint": (("{trained}/adapter", "tester/x"), "is an adapter; push it with --adapter"),
     "no adapter": (("{trained}/base", "tester/x", "--adapter"), "no adapter in it"),
     "a base for nothing": (("{trained}", "tester/x", "--base", "tester/y"), "--base is for --adapter"),
