@@ -29,6 +29,7 @@ def push(
 ) -> None:
     """Share a checkpoint on the Hub in one commit; what breaks off is run again."""
     from .card import loading
+    from .hub import check_repo_id
     from .push import is_dataset, push_adapter, push_dataset, push_model
     from .space import push_space
 
@@ -37,6 +38,8 @@ def push(
             raise ValueError(f"{model}: is a dataset; it takes --private and --commit-message alone")
         tell_dataset(push_dataset(model, repo_id, private=private, message=commit_message))
         return
+    if space:
+        check_repo_id(space)  # before the checkpoint is pushed
     options = {"private": private, "revision": revision, "licence": licence, "message": commit_message}
     if adapter:
         if space:

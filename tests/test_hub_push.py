@@ -288,6 +288,7 @@ ARGUMENTS = {
     "an adapter as a checkpoint": (("{trained}/adapter", "tester/x"), "is an adapter; push it with --adapter"),
     "no adapter": (("{trained}/base", "tester/x", "--adapter"), "no adapter in it"),
     "a base for nothing": (("{trained}", "tester/x", "--base", "tester/y"), "--base is for --adapter"),
+    "a Space of nobody": (("{trained}", "tester/x", "--space", "shown"), "shown: is no repository id"),
     "a Space on an adapter": (("{trained}", "tester/x", "--adapter", "--space", "tester/y"), "--space is for merged"),
 }
 
