@@ -14,7 +14,7 @@ from ..evaluation.predictions import SharePredictor, load_predictions
 from ..evaluation.protocol import evaluate
 from ..evaluation.report import write_results
 from ..recommendation.log_tensors import LogTensors
-from .export import load_checkpoint, training_facts, update_results
+from .export import checkpoint_folder, load_checkpoint, training_facts, update_results
 
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def evaluate_checkpoint(
     local = Path(model).is_dir()
     network, processor, _ = load_checkpoint(model)
     config = network.config
-    refitted = local and bool(training_facts(model).get("refit_steps"))
+    refitted = bool(training_facts(checkpoint_folder(str(model))).get("refit_steps"))
     if refitted and split == "validation":
         logger.warning("%s: trained on the validation events at last; figures on them are those of seen events", model)
     cache = Path(model) / CACHE_FOLDER

@@ -17,6 +17,7 @@ from interest_lm.data.log import TEST, TRAIN, VALIDATION, InterestLog
 from interest_lm.data.prepare import prepare
 from interest_lm.publishing.card import render_card
 from interest_lm.publishing.measure import evaluate_checkpoint
+from interest_lm.publishing.push import push_model
 from interest_lm.training import blend, refit, run
 from interest_lm.training.trainer import WeightAverage
 
@@ -86,7 +87,7 @@ def test_validation_is_known_with_what_was_shown_in_it(tmp_path):
         np.testing.assert_array_equal(after == TEST, before == TEST)
 
 
-def test_evaluate_knows_what_the_run_knew_and_says_what_was_trained_on(tiny_bert, tmp_path, caplog):
+def test_evaluate_knows_what_the_run_knew_and_says_what_was_trained_on(hub, tiny_bert, tmp_path, caplog):
     world = {"num_users": 40, "num_items": 60, "seed": 3}
     folder = prepare("synthetic", [], tmp_path / "data", world=world, split="leave-last", quiet=True)
     log = InterestLog.load(folder)
@@ -97,6 +98,9 @@ def test_evaluate_knows_what_the_run_knew_and_says_what_was_trained_on(tiny_bert
     with caplog.at_level(logging.WARNING):
         evaluate_checkpoint(tmp_path / "out", log, split="validation", baselines=[], output=tmp_path / "v.json")
     assert "trained on the validation events" in caplog.text
+    pushed = push_model(tmp_path / "out", "tester/refitted")
+    again = evaluate_checkpoint(f"tester/refitted@{pushed.commit}", log, baselines=[], output=tmp_path / "hub.json")
+    assert again["ranking"]["ndcg@10"] == pytest.approx(results["ranking"]["ndcg@10"], abs=1e-6)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "trained on with the validation events" in card and "crosses into validation or test" not in card
     plain = render_card(config=out["model"].config, results=None, facts=log.facts, training={"refit_steps": 0})
