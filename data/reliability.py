@@ -11,7 +11,6 @@ from .labels import (
     change_rate,
     count_nodes,
     count_nodes_ragged,
-    dates,
     future_counts,
     history_range,
     node_shares,
@@ -37,18 +36,15 @@ def suggest_horizons(log: InterestLog) -> tuple[list[float], str, float]:
     """Forecast horizons that the log can measure: `(horizons, unit, reference horizon)`.
 
     In days for a global-time split: the reference is the longest of 1, 2, 3, 7, 14, 30, 60, 90, 180, 365 days that
-    fits into the validation and into the test period, with the shortest and up to two between them; on a log dated by month or
-    the like none is shorter than the usual pause between its dates. Otherwise 1, 5 and 10 events, reference 10.
+    fits into the validation and into the test period, with the shortest and up to two between them. Otherwise 1, 5 and
+    10 events, reference 10. On a log dated by month or the like the shortest ones are one and the same window, of the next date.
     """
     facts = log.facts
     if facts["time"] == "order" or facts["split"] != "global-time" or facts.get("test_start") is None:
         return EVENT_HORIZONS
     start = facts["validation_start"] if facts.get("validation_start") is not None else facts["test_start"]
     periods = [facts["end"] - facts["test_start"], facts["test_start"] - start or facts["end"] - facts["test_start"]]
-    moments = dates(log.timestamp)
-    # a month has 28 to 31 days
-    shortest = 0.9 * np.median(np.diff(moments)) if moments is not None else 0
-    fitting = [float(days) for days in HORIZON_DAYS if shortest <= days * SECONDS_PER_DAY <= min(periods)]
+    fitting = [float(days) for days in HORIZON_DAYS if days * SECONDS_PER_DAY <= min(periods)]
     if not fitting:
         return EVENT_HORIZONS
     steps = np.unique(np.linspace(0, len(fitting) - 1, 4).round().astype(int))

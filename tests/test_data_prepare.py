@@ -406,16 +406,6 @@ def test_horizons_fit_into_validation_and_test(tmp_path):
     assert suggest_horizons(log) == ([1.0, 5.0, 10.0], "events", 10.0)
 
 
-def test_no_horizon_is_shorter_than_the_pause_between_dates(tmp_path):
-    events, items = frames(6, 100)
-    days = (events["timestamp"] - events["timestamp"].min()) // DAY
-    events["timestamp"] = events["timestamp"].min() + days // 7 * 7 * DAY
-    log = InterestLog.load(write_dataset(events, items, tmp_path / "out", quiet=True))
-    horizons, unit, _ = suggest_horizons(log)
-    assert unit == "days"
-    assert min(horizons) == 7
-
-
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
