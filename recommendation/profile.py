@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 HISTORY_BANDS = 8
 BARS = "▁▂▃▄▅▆▇█"
 SECONDS_PER_DAY = 86400
+LATEST = 253_402_300_800  # the year 10000, which no date says
 
 
 def interest_profile(
@@ -252,14 +253,15 @@ def moment(log: InterestLog, user: int, at: int | str | None) -> int:
     """The moment asked about: `at`, or right after the user's last event.
 
     Raises:
-        ValueError: neither a number of seconds, 0 or more, nor an ISO date; a date where the log knows only order.
+        ValueError: neither a number of seconds, 0 or more and before the year 10000, nor an ISO date; a date where the log
+            knows only order.
     """
     if at is None:
         last = int(log.offsets[user + 1]) - 1
         return int(log.timestamp[last]) + 1 if last >= log.offsets[user] else int(log.facts["end"])
     try:
         value = int(at)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = None
     if value is None and log.facts["time"] == "seconds":
         try:
@@ -267,7 +269,7 @@ def moment(log: InterestLog, user: int, at: int | str | None) -> int:
             value = int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
         except ValueError:
             value = None
-    if value is None or value < 0:
+    if value is None or not 0 <= value < (LATEST if log.facts["time"] == "seconds" else 2**62):
         expected = "seconds since 1970 or an ISO date" if log.facts["time"] == "seconds" else "a position"
         raise ValueError(f"`at` is {at!r}, expected {expected}")
     return value

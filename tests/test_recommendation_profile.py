@@ -184,7 +184,7 @@ def test_levels_and_top_choose_domains():
 def test_errors_name_what_is_wrong(log, predictor):
     with pytest.raises(ValueError, match=r"user 'eve' is not in toy \(2 users, ann for example\)"):
         interest_profile(predictor, log, "eve")
-    for at in ("soon", -3, "2020-13-01"):
+    for at in ("soon", -3, "2020-13-01", 10**12, str(10**20), float("inf")):
         with pytest.raises(ValueError, match="`at` is .*, expected seconds since 1970 or an ISO date"):
             interest_profile(predictor, log, "ann", at=at)
     with pytest.raises(ValueError, match="expected a position"):
