@@ -75,6 +75,8 @@ def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkey
     assert sorted(os.listdir(tmp_path / "out" / "adapter")) == ["adapter_config.json", "adapter_model.safetensors"]
     beside = AutoModel.from_pretrained(tmp_path / "out" / "base")
     torch.testing.assert_close(beside.text_model.state_dict()[name], base[name])
+    assert not beside.config.change_is_reliable  # as the merged one: an adapter's config is its base's
+    assert beside.config.domain_temperature == loaded.config.domain_temperature
     merged = PeftModel.from_pretrained(beside, tmp_path / "out" / "adapter").merge_and_unload()
     for key, value in merged.state_dict().items():
         torch.testing.assert_close(value, loaded.state_dict()[key], atol=1e-6, rtol=1e-5, msg=key)

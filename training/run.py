@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -20,6 +21,7 @@ from ..modeling_interest import InterestModel, resolve_text_backbone
 from ..processing_interest import InterestProcessor
 from ..publishing.adapter import ADAPTER_FOLDER, BASE_FOLDER
 from ..publishing.export import backbone_revision, item_catalogue, save_checkpoint
+from ..publishing.files import write_json
 from ..recommendation.log_tensors import LogTensors
 from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
@@ -308,6 +310,11 @@ def train(
         tuned = trainer.accelerator.unwrap_model(trainer.model)
         tuned.save_pretrained(output / ADAPTER_FOLDER)
         (output / ADAPTER_FOLDER / "README.md").unlink()  # PEFT's blank form; `interest-lm push` renders a card
+        # an adapter has no config but its base's: what was found after training belongs there, too
+        found = {name: getattr(config, name) for name in ("domain_temperature", "change_is_reliable")}
+        base_config = output / BASE_FOLDER / "config.json"
+        if base_config.is_file():
+            write_json(json.loads(base_config.read_text(encoding="utf-8")) | found, base_config)
         model = tuned.merge_and_unload()
     model = model.float().eval()
     model.requires_grad_(True)
