@@ -220,12 +220,14 @@ def shuffled(cases: Cases, log: InterestLog, seed: int = 0) -> Cases:
     return replace(cases, histories=cases.histories.shuffled(log, seed))
 
 
-def time_shuffled_log(log: InterestLog, seed: int = 0) -> InterestLog:
+def time_shuffled_log(log: InterestLog, seed: int = 0, before: int | None = None) -> InterestLog:
     """The control that asks whether time matters: each user's items over all her events' times, future included.
 
-    What belongs to the item (value, action, own text, place, scene) moves with it; times and splits stay.
+    What belongs to the item (value, action, own text, place, scene) moves with it; times and splits stay. Events of the split
+    `before` and of later ones change places among themselves alone.
     """
-    order = np.lexsort((np.random.default_rng(seed).random(log.num_events), log.user))
+    apart = np.zeros(log.num_events, dtype=bool) if before is None else log.split >= before
+    order = np.lexsort((np.random.default_rng(seed).random(log.num_events), apart, log.user))
     moved = {}
     for name in ("item", "value", "action", "text", "place", "scene"):
         array = getattr(log, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from test_evaluation_cases import make_log
 
-from interest_lm.data.log import InterestLog
+from interest_lm.data.log import TEST, InterestLog
 from interest_lm.evaluation.baselines.change import Trend
 from interest_lm.evaluation.folds import fold
 from interest_lm.training.reliable import check_change
@@ -58,6 +59,15 @@ def test_rates_are_told_where_people_do_change(share_moving, reliable):
     assert found["reliable"] is reliable
     assert found["clear_pairs"] > 50 and abs(found["shuffled_auc"] - 0.5) < 0.1
     assert (found["auc"] > found["shuffled_auc"] + 0.1) is reliable
+
+
+def test_the_test_events_decide_nothing():
+    log = moving_log(0.6)
+    other = replace(log, item=np.where(log.split == TEST, 0, log.item))
+    found = [
+        check_change(TrendPredictor(part), Validation(part, [7.0, 14.0], "days", 14.0, 500)) for part in (log, other)
+    ]
+    assert found[0] == found[1]
 
 
 def test_few_pairs_tell_nothing():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..data.card import FAIR_RELIABILITY
+from ..data.log import TEST
 from ..data.reliability import window_facts
 from ..evaluation.cases import ForecastCases, forecast_cases, time_shuffled_log
 from ..evaluation.metrics.change import CLEAR_CHANGE, change_metrics
@@ -44,7 +45,7 @@ def check_change(predictor: ModelPredictor, validation: Validation) -> dict:
     users[cases.user] = True
     nulls = []
     for seed in range(SHUFFLES):
-        mixed = time_shuffled_log(log, seed)
+        mixed = time_shuffled_log(log, seed, TEST)  # nothing of the test decides
         asked = forecast_cases(mixed, validation.fold, cases.horizons, cases.unit, cases.reference_horizon, users)
         histories = replace(asked.histories, item=asked.histories.items(mixed))
         nulls.append(_auc(predictor, replace(asked, histories=histories))[0])
