@@ -379,13 +379,13 @@ def forecast_cases(
 
 
 def next_event_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = None) -> NextEventCases:
-    """Events of the split with a domain and a history, asked at their own time: the last twenty of each user with everything
-    strictly before them (`global-time`), or the asked event with what the log puts before it (`leave-last`)."""
+    """Events of the split with a domain and a history, asked at their own time: the last twenty of each user, each with everything
+    strictly before it: things of one moment do not know each other."""
     item = np.maximum(log.item, 0)
     event = np.flatnonzero(fold.asked & (log.item >= 0) & (np.diff(log.item_nodes.indptr)[item] > 0))
     if users is not None:
         event = event[users[log.user[event]]]
-    start, stop = _earlier(log, event, fold.by_time)
+    start, stop = _earlier(log, event, True)
     event, start, stop = event[stop > start], start[stop > start], stop[stop > start]
     last = np.isin(event, _last_per_user(log, event, NEXT_EVENTS_PER_USER))
     length = max(float((stop - start)[last].mean()), 1.0) if last.any() else 1.0
