@@ -258,3 +258,10 @@ def test_a_budget_is_not_cut_short_by_passes(data, tiny_bert, tmp_path, minutes,
     args = arguments(data, tmp_path / "out", tiny_bert, max_minutes=minutes, num_train_epochs=0.0)
     run.derive_schedule(args, SimpleNamespace(num_slots=10**6))
     assert args.num_train_epochs == passes
+
+
+def test_a_run_must_be_told_where_to_write(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="`output_dir` is missing"):
+        run.train(InterestTrainingArguments(data=str(data)))
+    assert not list(tmp_path.iterdir())

@@ -137,7 +137,9 @@ class InterestTrainingArguments(TrainingArguments):
         if not torch.cuda.is_available():
             self.use_cpu = True
         self.report_to = self.report_to or "none"
+        output_dir = self.output_dir
         super().__post_init__()
+        self.output_dir = output_dir  # transformers would fill in one: a run must be told where to write
 
     def recipe(self) -> dict[str, object]:
         """What the run was told or derived, for the card: every setting of this class but files and what repeats elsewhere."""
