@@ -326,7 +326,7 @@ def test_the_package_loads_from_the_hub_too(published, trained, hub_process, tmp
 
 
 def test_the_hf_command_downloads_what_was_pushed(published, local_hub, hub_process, tmp_path):
-    hf = [shutil.which("hf") or "hf", "download"]
+    hf = [str(Path(sys.executable).parent / "hf"), "download"]  # the one of this environment, on the path or not
     hub_process([*hf, "tester/films", "--revision", published["commit"], "--local-dir", tmp_path / "films"], tmp_path)
     assert (tmp_path / "films" / "model.safetensors").read_bytes() == local_hub.model("tester/films").files[
         "model.safetensors"
