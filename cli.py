@@ -343,7 +343,7 @@ def demo(
         bool, typer.Option("--quick", help="A tiny world: about a minute, and figures to match.")
     ] = False,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Minutes of training; default 3.7, or 0.5 if quick.")
+        float | None, typer.Option(min=0.1, help="Minutes of training; default 4.2, or 0.5 if quick.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the world and of the training.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,

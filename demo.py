@@ -21,7 +21,7 @@ def run(output: Path, *, quick: bool, max_minutes: float | None, seed: int, over
     Args:
         output: the folder; gets `data/`, `model/` (the checkpoint with card, results and `profile.png`).
         quick (`bool`): a world of 250 users and less training.
-        max_minutes (`float`, *optional*): training budget; 3.7, or 0.5 if quick.
+        max_minutes (`float`, *optional*): training budget; 4.2, or 0.5 if quick.
         seed (`int`): of world and training.
         overwrite (`bool`): replace `output` where it is a former demo's.
 
@@ -56,7 +56,7 @@ def run(output: Path, *, quick: bool, max_minutes: float | None, seed: int, over
     console.rule("1  a log: the generated world")
     prepare("synthetic", [], data, world={**(QUICK if quick else FULL), "seed": seed})
     console.rule("2  fine-tuning")
-    minutes = max_minutes or (0.5 if quick else 3.7)
+    minutes = max_minutes or (0.5 if quick else 4.2)
     arguments = {"data": data, "output_dir": model, "max_minutes": f"{minutes:g}", "seed": seed, "baselines": "none"}
     # every item's text says its domain plainly: there is nothing in it that a tuned text tower would find
     arguments |= {
