@@ -25,7 +25,10 @@ class InterestTrainingArguments(TrainingArguments):
         default="lora", metadata={"help": f"What of the text tower trains: one of {', '.join(TUNINGS)}."}
     )
     max_minutes: float = field(
-        default=0.0, metadata={"help": "Time budget in minutes for texts, training and validation; 0: none."}
+        default=0.0,
+        metadata={
+            "help": "Time budget in minutes for texts, training and validation; what is chosen after it comes on top; 0: none."
+        },
     )
     hidden_size: int = field(default=128, metadata={"help": "Interest width D."})
     encoder: str = field(default="transformer", metadata={"help": "What reads the history: transformer, gru or lstm."})
