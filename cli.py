@@ -239,6 +239,7 @@ def evaluate(
     ] = None,
     max_users: Annotated[int | None, typer.Option(min=1, help="Ask about a random sample of users.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of samples, hidden halves and bootstrap.")] = 0,
+    ablations: Annotated[bool, typer.Option("--ablations", help="Ask again without each part of the model.")] = False,
 ) -> None:
     """Measure a model, or anybody's predictions, beside tuned baselines on the same cases."""
     from .data.log import InterestLog
@@ -250,10 +251,12 @@ def evaluate(
     log = InterestLog.load(data)
     names = baselines if baselines == "all" else [name for name in baselines.split(",") if name and name != "none"]
     options = {"split": str(split), "baselines": names, "seed": seed, "max_users": max_users, "output": output}
+    if predictions is not None and ablations:
+        raise ValueError("--ablations leaves parts of a MODEL out; --predictions has none")
     if predictions is not None:
         results = evaluate_predictions(predictions, log, **options)
     else:
-        results = evaluate_checkpoint(str(model), log, **options)
+        results = evaluate_checkpoint(str(model), log, ablations=ablations, **options)
     print_table(results)
 
 

@@ -12,6 +12,7 @@ from ..data.log import InterestLog
 from ..modeling_interest import InterestModel, InterestOutput
 from ..processing_interest import InterestProcessor
 from ..recommendation.log_tensors import LogTensors
+from .ablations import PARTS
 from .baselines.change import rate
 from .cases import CompletionCases, ForecastCases, NextEventCases, OverallCases, RankingCases, SceneCases, take
 
@@ -77,6 +78,40 @@ class ModelPredictor:
         order = np.random.default_rng(seed).permutation(self.log.num_items)
         tensors.item_text_index = self.tensors.item_text_index[torch.from_numpy(order)]
         return ModelPredictor(self.model, self.processor, self.log, self.batch_size, tensors=tensors)
+
+    def without(self, part: str) -> ModelPredictor | None:
+        """The same model with one part left out and nothing trained anew; None where it has no such part.
+
+        Args:
+            part (`str`): `blend` (transitions, EASE and what validation added to popularity), `popularity` (of items, learned and
+                added), `item_ids` (items' own vectors: texts alone), `domain_network` (what the network says of domains: the
+                statistical prior alone).
+
+        Raises:
+            ValueError: another part.
+        """
+        if part not in PARTS:
+            raise ValueError(f"part: {part!r} is none of {', '.join(PARTS)}")
+        model = copy.deepcopy(self.model)
+        neighbours, ranking, tower = model.neighbours, model.ranking_head, model.item_tower
+        added = [module.popularity for module in (neighbours, model.newcomers) if module is not None]
+        if part == "domain_network":
+            if model.domain_head is None or not model.config.use_domain_residual:
+                return None
+            model.config.use_domain_residual = False
+            return ModelPredictor(model, self.processor, self.log, self.batch_size, tensors=self.tensors)
+        if part == "blend":
+            weights = [] if neighbours is None else [neighbours.weight, *added]
+        elif part == "popularity":
+            weights = [] if ranking.popularity is None else [ranking.popularity.weight, *added]
+        else:
+            weights = [tower.identity.weight] if model.config.use_text and tower.identity is not None else []
+        if not any(tensor.any() for tensor in weights):
+            return None
+        with torch.no_grad():
+            for tensor in weights:
+                tensor.zero_()
+        return ModelPredictor(model, self.processor, self.log, self.batch_size, tensors=self.tensors)
 
     def asked_later(self, seconds: int) -> ModelPredictor | None:
         """The same model, told that every question comes so many seconds later than it does: does it matter when one asks?

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
+from .ablations import measure_ablations
 from .bootstrap import interval
 from .cases import sample_users
 from .folds import fold, tuning_fold
@@ -53,6 +54,7 @@ def evaluate(
     max_users: int | None = None,
     progress: bool = True,
     name: str | None = None,
+    ablations: bool = False,
 ) -> dict:
     """Measures a predictor and the baselines on a split of a log.
 
@@ -65,7 +67,8 @@ def evaluate(
             `(Q, H, K)`, `change_rate (Q, K)`, `intensity (Q, H)`), `completion(cases) -> (Q, K)`, `next_event(cases) -> (Q, K)`, `scenes(cases) -> dict`
             (`interest (Q, K)` given each case's scene, `share (Q, S)`), `overall(cases) -> (Q,)`
             logits, `ratings(cases) -> (Q,)`, `with_random_text(seed)` (itself, reading the items' texts permuted, for the
-            control), `asked_later(seconds)` (itself, told that questions come later, for the control). None measures the baselines alone.
+            control), `asked_later(seconds)` (itself, told that questions come later, for the control), `without(part)` (itself
+            without a part, for the ablations). None measures the baselines alone.
         horizons (`Sequence[float]`), horizon_unit (`str`): windows in `"days"` or `"events"`. Under `leave-last` the only
             window is the next event, whatever is given.
         reference_horizon (`float`): the window of the change rate.
@@ -77,6 +80,7 @@ def evaluate(
         max_users (`int`, *optional*): ask about a random sample of users.
         progress (`bool`, defaults to True): say on standard error what is being done.
         name (`str`, *optional*): what the model is called in the result.
+        ablations (`bool`, defaults to False): ask again without each part of the model, at a pass over the cases for each.
 
     Returns:
         `dict`: the content of `results.json` (DESIGN 5). Numbers may be NaN; `report.write_results` makes them null.
@@ -114,6 +118,9 @@ def evaluate(
     measure_windows(run, tuple(float(h) for h in horizons), horizon_unit, float(reference_horizon))
     measure_next_event(run)
     measure_scenes(run)
+    without: dict[str, dict[str, Score]] = {}
+    if ablations:
+        without = measure_ablations(run, filtered, tuple(map(float, horizons)), horizon_unit, float(reference_horizon))
     protocol = {
         "rule": asked.rule,
         "headline": "filtered" if filtered else "unfiltered",
@@ -126,7 +133,7 @@ def evaluate(
         "bootstrap": bootstrap,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    return _results(run, name, split, protocol)
+    return _results(run, name, split, protocol) | {"ablations": _ablations(run, without)}
 
 
 def _results(run: Run, name: str | None, split: str, protocol: dict) -> dict:
@@ -207,6 +214,18 @@ def _paired(group: str, metric: str, model: Score, baseline: Score, name: str) -
         "interval": interval(drawn) if len(drawn) else None,
     }
     return {f"{group}.{metric}": entry}
+
+
+def _ablations(run: Run, without: dict[str, dict[str, Score]]) -> dict:
+    """Figures without each part, and what its group's headline figure loses or gains by that."""
+    result: dict = {}
+    for part, scores in without.items():
+        entry = result[f"without {part.replace('_', ' ')}"] = {group: score.figures for group, score in scores.items()}
+        entry["paired"] = {}
+        for group, score in scores.items():
+            if HEADLINE[group][0] in score.figures:
+                entry["paired"] |= _paired(group, HEADLINE[group][0], score, run.scores[group][MODEL], MODEL)
+    return result
 
 
 def _oracle(run: Run) -> dict:

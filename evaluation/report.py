@@ -48,6 +48,13 @@ def _cell(figures: dict, metric: str, intervals: dict, group: str) -> str:
     return f"{value:.4f}" + (f" [dim][{bounds[0]:.4f}, {bounds[1]:.4f}][/]" if bounds else "")
 
 
+def _difference(entry: dict) -> str:
+    """One of `paired`: the difference, its unit and its interval."""
+    bounds = entry["interval"]
+    shown = f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else ""
+    return f"{entry['difference']:+.4f}{' %' if entry['unit'] == 'per cent' else ''}{shown}"
+
+
 def print_table(results: dict, console: Console | None = None) -> None:
     """One table per group: the model first, then every baseline; 95 % intervals over users beside the first figure."""
     console = console or Console()
@@ -88,14 +95,10 @@ def print_table(results: dict, console: Console | None = None) -> None:
             share, cells = model["coverage_80"], model["coverage_cells"]
             console.print(f"80 % intervals hold {share:.1%} of {cells:,} counts", highlight=False, markup=False)
         if entry := next((v for k, v in results["paired"].items() if k.startswith(f"{group}.")), None):
-            bounds = entry["interval"]
-            shown = f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else ""
-            unit = " %" if entry["unit"] == "per cent" else ""
-            console.print(
-                f"model minus {entry['baseline']}: {entry['difference']:+.4f}{unit}{shown}",
-                highlight=False,
-                markup=False,
-            )
+            console.print(f"model minus {entry['baseline']}: {_difference(entry)}", highlight=False, markup=False)
+    for name, content in (results.get("ablations") or {}).items():
+        changes = [f"{metric} {_difference(entry)}" for metric, entry in content["paired"].items()]
+        console.print(f"{name}: {', '.join(changes)}", highlight=False, markup=False)
     shuffled = results["controls"].get("time_shuffled")
     if shuffled:
         ours = shuffled.get("future")

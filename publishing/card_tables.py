@@ -108,14 +108,24 @@ def controls_table(results: dict) -> str:
 
 
 def ablations_table(results: dict) -> str:
-    """The headline figure of each group, whole and without one part of the model or of its training at a time."""
+    """The headline figure of each group, whole and without one part of the model at a time, with what that changes."""
     ablations = {name: content for name, content in (results.get("ablations") or {}).items() if content}
     shown = [pair for pair in HEADLINES if any(_figure(content, *pair) is not None for content in ablations.values())]
+
+    def cell(content: dict, group: str, metric: str) -> str:
+        entry = (_section(content, ["paired"]) or {}).get(f"{group}.{metric}")
+        if not isinstance(entry, dict) or not _is_figure(entry.get("difference")):
+            return number(_figure(content, group, metric))
+        unit = " %" if entry.get("unit") == "per cent" else ""
+        change = f"{'+' if entry['difference'] > 0 else ''}{number(entry['difference'])}{unit}"
+        return f"{number(_figure(content, group, metric))} ({change}{_interval(entry.get('interval'), before=' ')})"
+
     rows = [
-        [escape(name), *(number(_figure(content, *pair)) for pair in shown)]
-        for name, content in (("whole", results), *ablations.items())
+        [escape(name), *(cell(content, *pair) for pair in shown)]
+        for name, content in (("whole", {**results, "paired": {}}), *ablations.items())
     ]
-    return table(["", *(f"{group}.{metric}" for group, metric in shown)], rows) if shown else ""
+    names = [f"{group}.{metric}" + (" ↓" if metric in SMALLER_IS_BETTER else "") for group, metric in shown]
+    return table(["", *names], rows) if shown else ""
 
 
 def _figure(content: dict, group: str, metric: str) -> float | None:

@@ -35,13 +35,14 @@ def evaluate_checkpoint(
     output: str | Path | None = None,
     seed: int = 0,
     max_users: int | None = None,
+    ablations: bool = False,
 ) -> dict:
     """Evaluates a checkpoint beside baselines and writes the figures.
 
     Args:
         model: folder of a checkpoint or id of a Hub repository.
         log (`InterestLog`): the data.
-        split, baselines, seed, max_users: see [`evaluate`].
+        split, baselines, seed, max_users, ablations: see [`evaluate`].
         output (*optional*): the file to write. By default `results.json` in the checkpoint's folder, whose card is
             rendered anew; in the working folder where the checkpoint is no folder.
 
@@ -79,6 +80,7 @@ def evaluate_checkpoint(
         text_vectors=predictor.tensors.texts[predictor.tensors.item_text_index].numpy(),
         seed=seed,
         max_users=max_users,
+        ablations=ablations,
         name=Path(model).resolve().name if local else str(model),
     )
     if local and output is None:

@@ -311,7 +311,7 @@ def test_card_shows_the_model_beside_every_baseline(config):
     assert "| cold_items, among themselves | this model | 7 | 0.4000 | - | - |" in rows
     assert "| quiet_users | this model | 200 | 0.1000 | - | - |" in rows
     assert "NDCG@10 is lowest for cold_items: 0.0500, beside 0.1959 over all." in text
-    assert "|  | ranking.ndcg@10 | future.cross_entropy |" in rows
+    assert "|  | ranking.ndcg@10 | future.cross_entropy ↓ |" in rows
     assert "| whole | 0.1959 | 1.4890 |" in rows and "| no_text | 0.1500 | - |" in rows
     assert "| text backbone | owner/encoder |" in rows and "| its revision | 0123abc |" in rows
     assert "| recipe.learning_rate | 0.0020 |" in rows
