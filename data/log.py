@@ -205,7 +205,8 @@ class InterestLog:
             ValueError: not an interest dataset, or a broken one; the message names the file.
         """
         asked, directory = str(directory), Path(directory)
-        if not directory.is_dir():
+        fetched = not directory.is_dir()
+        if fetched:
             if asked.count("/") != 1 or asked.startswith((".", "/", "~")):
                 raise ValueError(f"{asked}: no such folder (expected an interest dataset, see `interest-lm prepare`)")
             directory = fetch(asked, (CARD_FILE, TAXONOMY_FILE, "*.parquet"), "dataset")
@@ -228,6 +229,8 @@ class InterestLog:
         taxonomy = directory / TAXONOMY_FILE
         tree = DomainTree.load(taxonomy) if taxonomy.exists() else None
         facts.setdefault("name", directory.resolve().name)
+        if fetched:
+            facts["repository"] = asked
         try:
             events = pa.concat_tables(tables, promote_options="permissive")
             shown = read_impressions(directory, splits)

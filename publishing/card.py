@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..data.card import split_rule, verdict
+from ..data.hub import split_revision
 from ..data.markdown import escape, number, table
 from ..evaluation.report import to_json
 from .card_tables import (
@@ -70,6 +71,7 @@ def render_card(
         license=licence,
         library_name="peft" if base else "transformers",
         base_model=base[0] if base else base_model,
+        datasets=[split_revision(facts["repository"])[0]] if facts.get("repository") else None,
         base_model_relation=("adapter" if base else "finetune") if base or base_model else None,
         model_name=name,
         tags=["interest-lm", "user-interest", "recommendation", "personalization", "time-series-forecasting"],
@@ -202,6 +204,8 @@ def _data(facts: dict) -> str:
     if not facts:
         return "Not recorded."
     lines = [f"**{escape(facts.get('name') or facts.get('recipe') or 'log')}**"]
+    if facts.get("repository"):
+        lines[0] += f" (on the Hub: {escape(facts['repository'], limit=300)})"
     if facts.get("source"):
         lines[0] += f", from {escape(facts['source'], limit=300)}"
     lines[0] += f". Licence of the data: {escape(facts.get('licence') or 'not stated', limit=300)}."

@@ -400,6 +400,31 @@ def test_prepare_pushes_the_dataset(hub, command, tmp_path):
         push_dataset(data, "tester/other-world")
 
 
+def test_a_pushed_dataset_is_trained_on_where_it_lies(hub, command, tiny_bert, tmp_path):
+    data, model = tmp_path / "world", tmp_path / "model"
+    prepared = ("prepare", "synthetic", "--output", data, "--num-users", 40, "--num-items", 40)
+    assert command(*prepared, "--push", "tester/log", "--private").status == 0
+    commit = hub.dataset("tester/log").branches["main"]
+    shutil.rmtree(data)
+    ended = command(
+        "finetune", "--data", f"tester/log@{commit}", "--output_dir", model, "--backbone", tiny_bert, "--hidden_size", 16,
+        "--tuning", "frozen", "--max_steps", 3, "--prior_steps", 2, "--report_to", "none",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    results = json.loads((model / "results.json").read_text())
+    assert results["data"] == "world" and results["ranking"]["cases"] > 0
+    measured = command("evaluate", model, "--data", "tester/log", "--baselines", "popularity", "--ablations")
+    assert measured.status == 0, measured.err
+    assert "without blend" in json.loads((model / "results.json").read_text())["ablations"]
+    assert "### Ablations" in (model / "README.md").read_text()
+    pushed = command("push", model, "tester/from-log")
+    assert pushed.status == 0, pushed.err
+    card = hub.model("tester/from-log").files["README.md"]
+    assert front_matter(card)["datasets"] == ["tester/log"] and f"on the Hub: tester/log@{commit}" in card.decode()
+    refused = command("finetune", "--data", "tester/nothing", "--output_dir", tmp_path / "other")
+    assert refused.status == 2 and refused.err.count("\n") == 1 and not (tmp_path / "other").exists()
+
+
 def test_a_prepared_dataset_stays_where_the_push_fails(hub, command, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_" + "w" * 34)
     data = tmp_path / "world"
