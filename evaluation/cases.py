@@ -259,9 +259,18 @@ def _last_per_user(log: InterestLog, event: np.ndarray, limit: int) -> np.ndarra
     return event[stop - np.arange(len(event)) <= limit]
 
 
+def _asked_at(log: InterestLog, fold: Fold, stop: np.ndarray) -> np.ndarray:
+    """When questions about histories that end before `stop` are asked: at the last event, or where the split begins."""
+    time = log.timestamp[stop - 1]
+    return time if fold.time is None else np.maximum(time, fold.time)
+
+
 def ranking_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = None) -> RankingCases:
     """`leave-last`: one case per user. `global-time`: the last five events of each user in the split, each with everything
     strictly before it. Targets without an item, and first events, are no cases.
+
+    Asked at the time of the person's last event, and not before the moment at which the split begins (`global-time`): until then
+    everything is known, of everybody.
 
     Args:
         users (`np.ndarray` of shape `(U,)`, *optional*): bool, who is asked about.
@@ -276,7 +285,7 @@ def ranking_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = None)
     histories = Histories.from_ranges(start, stop)
     return RankingCases(
         user=log.user[event].astype(np.int64),
-        time=log.timestamp[stop - 1],
+        time=_asked_at(log, fold, stop),
         histories=histories,
         target=log.item[event].astype(np.int64),
         event=event,
@@ -284,8 +293,8 @@ def ranking_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = None)
 
 
 def overall_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = None) -> OverallCases:
-    """Events of the split whose label or value is known, up to ten per user, each with everything strictly before it; asked at
-    the time of the last history event."""
+    """Events of the split whose label or value is known, up to ten per user, each with everything strictly before it; asked
+    when [`ranking_cases`] are."""
     label = overall_labels(log)
     value = np.full(log.num_events, np.nan, dtype=np.float32) if log.value is None else log.value
     event = np.flatnonzero(fold.asked & (log.item >= 0) & (np.isfinite(label) | np.isfinite(value)))
@@ -297,7 +306,7 @@ def overall_cases(log: InterestLog, fold: Fold, users: np.ndarray | None = None)
     event, start, stop = event[last], start[last], stop[last]
     return OverallCases(
         user=log.user[event].astype(np.int64),
-        time=log.timestamp[stop - 1],
+        time=_asked_at(log, fold, stop),
         histories=Histories.from_ranges(start, stop),
         item=log.item[event].astype(np.int64),
         label=label[event],

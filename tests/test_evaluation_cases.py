@@ -70,10 +70,14 @@ def test_ranking_histories_end_before_their_targets(rule):
     log = make_log(rule)
     cases = ranking_cases(log, fold(log, "test"))
     assert len(cases.user)
+    begins = log.facts["test_start"] if rule == "global-time" else 0
+    last = log.timestamp[cases.histories.index[cases.histories.offsets[1:] - 1]]
+    assert (last < begins).any() == (rule == "global-time") and (last >= begins).any()
     for row in range(len(cases.user)):
         history = cases.histories.index[cases.histories.offsets[row] : cases.histories.offsets[row + 1]]
         assert (log.user[history] == cases.user[row]).all()
-        assert cases.time[row] == log.timestamp[history[-1]]
+        # nobody asks before the split begins, when everything until then is known; nor does the target's time show
+        assert cases.time[row] == max(log.timestamp[history[-1]], begins)
         if rule == "global-time":
             assert (log.timestamp[history] < log.timestamp[cases.event[row]]).all()
         assert (history < cases.event[row]).all()
