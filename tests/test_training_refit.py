@@ -29,7 +29,7 @@ def checkpoints(folder) -> list[str]:
 def test_the_clock_may_end_the_refit_and_touches_no_checkpoint(data, tiny_bert, tmp_path, monkeypatch):  # noqa: F811
     """What a later call resumes from is the first trainer's, the best one among it."""
     original = run.refit
-    monkeypatch.setattr(run, "refit", lambda trainer, minutes, stop: original(trainer, 1e-9, stop))
+    monkeypatch.setattr(run, "refit", lambda trainer, minutes, *rest: original(trainer, 1e-9, *rest))
     out = run.train(arguments(data, tmp_path / "out", tiny_bert, max_steps=30, eval_steps=10))
     assert out["training"]["refit_steps"] == 1
     assert len(out["training"]["log"]) == 3  # and no validation on what was trained on

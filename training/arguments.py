@@ -93,7 +93,7 @@ class InterestTrainingArguments(TrainingArguments):
     live_every: int = field(default=8, metadata={"help": "One step in so many trains the text tower, on average."})
     text_learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate of the text tower."})
     refit_share: float = field(
-        default=0.15,
+        default=0.35,
         metadata={"help": "Last part of the run, which trains on the validation events too; 0: none."},
     )
     average_gamma: float = field(

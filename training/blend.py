@@ -262,11 +262,7 @@ class PopularityFit:
 
 
 def trust_vectors(model: InterestModel, tensors: LogTensors, support: int) -> bool:
-    """Lets only items with `support` training events use vectors of their own; says whether that leaves any and not all.
-
-    The few steps of a refit make no vector for items that training hardly saw, so that their number of events after it does not
-    count.
-    """
+    """Lets only items with `support` training events use vectors of their own; says whether that leaves any and not all."""
     log = tensors.log
     if model.newcomers is None:
         return False

@@ -10,11 +10,14 @@ import numpy as np
 from ..data.log import TEST, TRAIN, InterestLog
 from ..recommendation.log_tensors import LogTensors
 from .batches import PackedRows
+from .blend import trust_vectors
 from .derive import fill_population
-from .trainer import InterestTrainer, StopOnSignal, TimeBudget, WeightAverage
+from .trainer import HANDOVER, InterestTrainer, StopOnSignal, TimeBudget, WeightAverage
 
 
-PEAK = 0.1  # of the learning rate: the weights are good already
+DOMAINS_RATE = (
+    0.25  # of the others' learning rate: domains are near their best early, and learn people by heart after that
+)
 
 
 def with_validation(log: InterestLog) -> InterestLog:
@@ -28,8 +31,8 @@ def with_validation(log: InterestLog) -> InterestLog:
     return replace(log, split=known(log.split), impressions=shown, facts=facts)
 
 
-def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal) -> int:
-    """Trains on with everything before the test, at a lower learning rate: what is latest is worth the most.
+def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal, support: int = 1) -> int:
+    """Trains on with everything before the test, from where the learning rate was left: what is latest is worth the most.
 
     Everything was chosen on validation before, and nothing is chosen after it, so the test stays untouched. An interruption
     leaves the model as it came.
@@ -38,6 +41,8 @@ def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal) -> int:
         trainer ([`InterestTrainer`]): a finished one, whose model holds the chosen weights.
         minutes (`float`): time budget; 0: none.
         stop ([`StopOnSignal`]): tells of interruptions.
+        support (`int`, *optional*, defaults to 1): events from which on an item uses a vector of its own, those of validation
+            among them now.
 
     Returns:
         Steps that it took.
@@ -48,23 +53,27 @@ def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal) -> int:
     log = with_validation(builder.log)
     tensors = LogTensors(log, model, builder.tensors.processor, texts=builder.tensors.texts, progress=False)
     population = {name: value.clone() for name, value in model.population.named_buffers()}
+    trusted = None if model.newcomers is None else model.newcomers.trusted.clone()
     fill_population(model, tensors)
+    trust_vectors(model, tensors, support)
     rows = PackedRows(tensors, builder.rows.length, args.seed + 1)
     args.max_steps, args.eval_strategy, args.save_strategy, args.load_best_model_at_end = steps, "no", "no", False
-    args.learning_rate, args.text_learning_rate = PEAK * args.learning_rate, PEAK * args.text_learning_rate
+    args.learning_rate, args.text_learning_rate = HANDOVER * args.learning_rate, HANDOVER * args.text_learning_rate
     before = WeightAverage()
     tuned = trainer.accelerator.unwrap_model(trainer.model)
     before.average = {name: value.clone() for name, value in before.trained(tuned).items()}
     average = WeightAverage(args.average_gamma) if args.average_gamma else None
     second = InterestTrainer(
         tuned, args, rows, replace(builder, tensors=tensors, rows=rows), trainer.validation, TimeBudget(minutes), average,
-        callbacks=[stop],
+        domains_rate=DOMAINS_RATE, callbacks=[stop],
     )  # fmt: skip
     second.train()
     if stop.caught is not None:
         before.put(tuned)
         for name, value in model.population.named_buffers():
             value.copy_(population[name])
+        if trusted is not None:
+            model.newcomers.trusted.copy_(trusted)
         return 0
     if average is not None:
         average.put(tuned)

@@ -31,7 +31,16 @@ from .derive import config_for, fill_population, known_items, membership_tempera
 from .prior import fit_prior
 from .refit import refit, with_validation
 from .reliable import check_change
-from .trainer import EarlyStop, InterestTrainer, StopOnSignal, TimeBudget, WeightAverage, said_by_first
+from .trainer import (
+    FLOOR,
+    HANDOVER,
+    EarlyStop,
+    InterestTrainer,
+    StopOnSignal,
+    TimeBudget,
+    WeightAverage,
+    said_by_first,
+)
 from .validation import Validation
 
 
@@ -257,9 +266,11 @@ def train(
                 f"{resume}: no {WeightAverage.FILE} in it; resume with --average_gamma 0, as it was trained"
             )
         average.load(resume)
+    refits = bool(args.refit_share) and validation.fold is not None
     trainer = InterestTrainer(
-        tuned, args, rows, builder, validation, budget, average, callbacks=[stop, EarlyStop(args.patience), *callbacks]
-    )
+        tuned, args, rows, builder, validation, budget, average,
+        floor=HANDOVER if refits else FLOOR, callbacks=[stop, EarlyStop(args.patience), *callbacks],
+    )  # fmt: skip
     result = trainer.train(resume_from_checkpoint=resume)
     interrupted = stop.caught is not None
     training = {
@@ -293,8 +304,9 @@ def train(
         config.change_is_reliable = training["change"]["reliable"]
     training["calibration"] = calibrate(predictor, validation) if fits else None
     training["refit_steps"] = 0
-    if args.refit_share and fits:
-        training["refit_steps"] = refit(trainer, args.max_minutes * args.refit_share, stop)
+    if refits and fits:
+        support = ((training["blend"] or {}).get("popularity") or {}).get("support", 1)
+        training["refit_steps"] = refit(trainer, args.max_minutes * args.refit_share, stop, support)
         interrupted = training["interrupted"] = stop.caught is not None
         tensors = builder.tensors
         if training["refit_steps"]:

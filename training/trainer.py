@@ -27,6 +27,7 @@ from .validation import Validation
 
 
 FLOOR = 0.02  # the learning rate ends at 2 % of its peak
+HANDOVER = 0.4  # and at this share of it where a refit goes on from there
 T = TypeVar("T")
 
 
@@ -295,7 +296,15 @@ class WeightAverage(TrainerCallback):
 
 
 class InterestTrainer(Trainer):
-    """Trainer of an [`InterestModel`], bare or under PEFT."""
+    """Trainer of an [`InterestModel`], bare or under PEFT.
+
+    Beside the arguments of a `Trainer`:
+
+    Args:
+        rows, builder, validation, budget, average: what is trained on, batches of it, figures, the clock, averaged weights.
+        floor (`float`, *optional*, defaults to .02): where the learning rate ends, as a share of its peak.
+        domains_rate (`float`, *optional*, defaults to 1): what the learning rate of domains' parts is multiplied by.
+    """
 
     def __init__(
         self,
@@ -306,8 +315,11 @@ class InterestTrainer(Trainer):
         validation: Validation,
         budget: TimeBudget,
         average: WeightAverage | None = None,
+        floor: float = FLOOR,
+        domains_rate: float = 1.0,
         **kwargs,
     ):
+        self.floor, self.domains_rate = floor, domains_rate
         self.rows, self.builder, self.validation, self.budget = rows, builder, validation, budget
         self.average = average
         self.task_losses: dict[str, list[torch.Tensor]] = defaultdict(list)
@@ -342,18 +354,20 @@ class InterestTrainer(Trainer):
     def create_optimizer(self, model=None):
         """AdamW; matrices decay, gates, half-lives, norms and vectors do not; the text tower has its own learning rate."""
         if self.optimizer is None:
-            groups: dict[tuple[bool, bool], list] = defaultdict(list)
+            groups: dict[tuple[bool, bool, float], list] = defaultdict(list)
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
-                    groups["text_model" in name, parameter.ndim >= 2 and "statistics" not in name].append(parameter)
+                    decays = parameter.ndim >= 2 and "statistics" not in name
+                    factor = self.domains_rate if WeightAverage.part(name) == "domains" else 1.0
+                    groups["text_model" in name, decays, factor].append(parameter)
             self.optimizer = torch.optim.AdamW(
                 [
                     {
                         "params": parameters,
-                        "lr": self.args.text_learning_rate if text else self.args.learning_rate,
+                        "lr": factor * (self.args.text_learning_rate if text else self.args.learning_rate),
                         "weight_decay": self.args.weight_decay if decays else 0.0,
                     }
-                    for (text, decays), parameters in groups.items()
+                    for (text, decays, factor), parameters in groups.items()
                 ],
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
@@ -369,7 +383,7 @@ class InterestTrainer(Trainer):
 
             def factor(step: int) -> float:
                 progress = max(step / max(num_training_steps, 1), self.budget.progress)
-                cosine = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+                cosine = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
                 return cosine * min(1.0, (step + 1) / max(warmup, 1))
 
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
