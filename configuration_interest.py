@@ -130,6 +130,8 @@ class InterestConfig(PreTrainedConfig):
             Entries per known item of a linear item-to-item model whose scores are blended with the network's; 0: none.
         use_newcomers (`bool`, *optional*, defaults to `False`):
             Beside these, items that training saw seldom do without a vector of their own, and weigh their popularity apart.
+        use_personal_popularity (`bool`, *optional*, defaults to `False`):
+            With `use_popularity`: how much an item's popularity and age count depends on the person, too.
         domains (`list[dict]`, *optional*):
             Nodes of the domain tree, `{"id", "name", "parent"}`; see [`DomainTree`].
         added_domains (`list[str]`, *optional*):
@@ -240,6 +242,7 @@ class InterestConfig(PreTrainedConfig):
     use_repetition: bool = True
     num_neighbours: int = 0
     use_newcomers: bool = False
+    use_personal_popularity: bool = False
     domains: list[dict] | None = None
     added_domains: list[str] | None = None
     domain_temperature: float | int = 0.07

@@ -265,13 +265,14 @@ class FusedRankingLoss(torch.autograd.Function):
     corrected by minus the log of the chance that an item is in it (Bengio & Senecal 2008), an unbiased estimate of the partition
     sum; `smoothing` spreads that share of the target evenly over the table. gBCE, where `positive_weight` is given (Petrov &
     Macdonald 2023, eq. 9): binary cross-entropy of the target, with that weight, and of every other item. `extra (R, T)` is
-    added to the logits of the items in `extra_index (R, T)`; an infinite `log_inclusion` takes an item out.
+    added to the logits of the items in `extra_index (R, T)`; `tables (J, G, N)`, which take no gradient, are added with the weights
+    `taste (R, J)`, each row's at its `bias_index`; an infinite `log_inclusion` takes an item out.
     """
 
     @staticmethod
     def forward(
         ctx, queries, items, bias, bias_index, targets, log_inclusion, dtype, chunk, extra=None, extra_index=None,
-        smoothing=0.0, positive_weight=None,
+        smoothing=0.0, positive_weight=None, taste=None, tables=None,
     ):  # fmt: skip
         rows = queries.shape[0]
         items_low = items.to(dtype)
@@ -279,6 +280,7 @@ class FusedRankingLoss(torch.autograd.Function):
         grad_items = torch.zeros_like(items, dtype=torch.float32)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         grad_extra = None if extra is None else torch.empty_like(extra, dtype=torch.float32)
+        grad_taste = None if taste is None else torch.empty_like(taste, dtype=torch.float32)
         loss = torch.zeros((), device=queries.device)
         even = None
         if smoothing:
@@ -292,6 +294,9 @@ class FusedRankingLoss(torch.autograd.Function):
             logits = (query_low @ items_low.T).float()
             if bias is not None:
                 logits += bias[bias_index[part]]
+            if taste is not None:
+                for number, table in enumerate(tables):
+                    logits.addcmul_(taste[part, number, None].float(), table[bias_index[part]])
             if extra is not None:
                 logits.scatter_add_(1, extra_index[part], extra[part].float())
             if log_inclusion is not None:
@@ -317,6 +322,9 @@ class FusedRankingLoss(torch.autograd.Function):
                     probability -= even
             if grad_bias is not None:
                 grad_bias.index_add_(0, bias_index[part], probability)
+            if grad_taste is not None:
+                for number, table in enumerate(tables):
+                    grad_taste[part, number] = (probability * table[bias_index[part]]).sum(1)
             if grad_extra is not None:
                 grad_extra[part] = probability.gather(1, extra_index[part])
             low = probability.to(dtype)
@@ -327,6 +335,7 @@ class FusedRankingLoss(torch.autograd.Function):
             grad_items / rows,
             None if grad_bias is None else grad_bias / rows,
             None if grad_extra is None else grad_extra / rows,
+            None if grad_taste is None else grad_taste / rows,
         )
         ctx.dtypes = queries.dtype, items.dtype
         return loss / rows
@@ -334,11 +343,12 @@ class FusedRankingLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grad_outputs):
         (grad_output,) = grad_outputs
-        queries, items, bias, extra = ctx.saved_tensors
+        queries, items, bias, extra, taste = ctx.saved_tensors
         bias = None if bias is None else grad_output * bias
         extra = None if extra is None else grad_output * extra
+        taste = None if taste is None else grad_output * taste
         queries, items = (grad_output * queries).to(ctx.dtypes[0]), (grad_output * items).to(ctx.dtypes[1])
-        return queries, items, bias, None, None, None, None, None, extra, None, None, None
+        return queries, items, bias, None, None, None, None, None, extra, None, None, None, taste, None
 
 
 def text_width(config: InterestConfig) -> int:
@@ -1156,9 +1166,12 @@ FEW_WEIGHTS = (
 )
 
 
+TASTES = (1, 4, 5)  # of the popularity features: log counts with a half-life of a week, and in all, and log age
+
+
 class InterestRankingHead(nn.Module):
-    """`<W y, z> / tau + b + c`: b a function of the item's decayed counts and age, c of how often and how lately the person
-    had this very item."""
+    """`<W y, z> / tau + b + c + <V y, d>`: b a function of the item's decayed counts and age, c of how often and how lately the
+    person had this very item, d some of b's features: what is new and popular draws some people more than others."""
 
     def __init__(self, config: InterestConfig):
         super().__init__()
@@ -1169,6 +1182,9 @@ class InterestRankingHead(nn.Module):
         if config.use_popularity and config.num_item_features:
             self.popularity = InterestZeroLinear(config.num_item_features, 1, bias=False)
         self.repetition = InterestZeroLinear(3, 1, bias=False) if config.use_repetition else None
+        self.taste = None
+        if self.popularity is not None and config.use_personal_popularity:
+            self.taste = InterestZeroLinear(config.hidden_size, len(TASTES), bias=False)
 
     def repeats(self, keys: torch.Tensor, age: torch.Tensor, same: torch.Tensor) -> torch.Tensor | None:
         """What an item gains at each query for having been had before, `(..., Q, T)`: at the item's latest event.
@@ -1197,6 +1213,12 @@ class InterestRankingHead(nn.Module):
             return None
         with torch.autocast(features.device.type, enabled=False):  # it would copy all features
             return FEW_WEIGHTS * self.popularity(features.to(self.popularity.weight.dtype))[..., 0].float()
+
+    def tastes(self, user: torch.Tensor, features: torch.Tensor | None) -> tuple:
+        """Weights `(..., J)` of users `(..., D)` and the features that they weigh, `(J, G, N)` of `(G, N, F)`; None twice without."""
+        if self.taste is None or features is None:
+            return None, None
+        return self.taste(user).float(), features[..., list(TASTES)].permute(2, 0, 1).float().contiguous()
 
 
 class InterestOverallHead(nn.Module):
@@ -1851,6 +1873,7 @@ class InterestModel(InterestPreTrainedModel):
             item_features = (self.population.item_features[item_ids.clamp(min=0)] * known)[None]
         bias = self.ranking_head.bias(item_features)
         query = self.ranking_head.query(output["fused"])
+        taste, tables = self.ranking_head.tastes(output["fused"], item_features)
         identity = item_identity(len(items), item_ids, history.device)
         owned = torch.where(history >= 0, identity[history.clamp(min=0)], -1)
         same = (owned[:, :, None] == owned[:, None, :]) & (history >= 0)[:, None]
@@ -1877,6 +1900,8 @@ class InterestModel(InterestPreTrainedModel):
             if bias is not None:
                 moment = torch.zeros_like(cut_rows) if cut_feature_index is None else cut_feature_index
                 scores = scores + bias[moment]
+                if taste is not None:
+                    scores = scores + sum(taste[:, j, None] * tables[j][moment] for j in range(len(tables)))
             if repeats is not None:
                 scores = scores.scatter_add(1, history[cut_rows].clamp(min=0), repeats)
             result.ranking_scores = scores if linear is None else scores + linear
@@ -1887,6 +1912,8 @@ class InterestModel(InterestPreTrainedModel):
             if bias is not None:
                 moment = torch.zeros_like(cut_rows) if cut_feature_index is None else cut_feature_index
                 scores = scores + bias[moment[:, None], index]
+                if taste is not None:
+                    scores = scores + (taste.T[..., None] * tables[:, moment[:, None], index]).sum(0)
             if repeats is not None:
                 scores = scores + (repeats[:, None] * (identity[index][..., None] == owned[cut_rows][:, None])).sum(-1)
             ratings = self.rating_head(output["user"], items[index]) if self.rating_head is not None else None
@@ -1913,11 +1940,13 @@ class InterestModel(InterestPreTrainedModel):
                 rating_labels,
                 position_repeats,
                 history,
+                item_features,
             )
         if cut_targets is not None:
             first = self.next_item_loss(
-                query, items, bias, cut_feature_index, cut_targets, ranking_log_inclusion, repeats, history[cut_rows]
-            )
+                query, items, bias, cut_feature_index, cut_targets, ranking_log_inclusion, repeats, history[cut_rows],
+                taste, tables,
+            )  # fmt: skip
             losses["ranking"] = losses["ranking"] + 0.1 * first if "ranking" in losses else first
         if self.domain_head is not None and ranking_targets is not None and self.config.use_domain_residual:
             seen = states if domain_states is None else domain_states
@@ -2144,7 +2173,7 @@ class InterestModel(InterestPreTrainedModel):
         return self.ranking_head.repeats(keys & (history >= 0)[:, None], age, same)
 
     def next_item_loss(
-        self, query, items, bias, moments, targets, log_inclusion, repeats=None, history=None
+        self, query, items, bias, moments, targets, log_inclusion, repeats=None, history=None, taste=None, tables=None
     ) -> torch.Tensor:
         """Mean loss of the next item over the item table, chunked."""
         extra = extra_index = None
@@ -2157,6 +2186,7 @@ class InterestModel(InterestPreTrainedModel):
             return query.sum() * 0 + items.sum() * 0
         if bias is not None:
             moments = torch.zeros_like(targets) if moments is None else moments[rows]
+        taste = None if taste is None else taste[rows]
         positive_weight = None
         if self.config.ranking_loss == "gbce":
             # with all items as negatives the weight is 1, whatever the calibration
@@ -2166,16 +2196,20 @@ class InterestModel(InterestPreTrainedModel):
         with torch.autocast(query.device.type, enabled=False):
             return FusedRankingLoss.apply(
                 query, items, bias, moments, targets, log_inclusion, dtype, 512, extra, extra_index,
-                self.config.label_smoothing, positive_weight,
+                self.config.label_smoothing, positive_weight, taste, tables,
             )  # fmt: skip
 
     def position_losses(
-        self, states, items, bias, moments, targets, log_inclusion, overall_labels, rating_labels, repeats, history
-    ):
+        self, states, items, bias, moments, targets, log_inclusion, overall_labels, rating_labels, repeats, history,
+        item_features,
+    ):  # fmt: skip
         """Losses at every position: next item, and whether and how much it was liked."""
         query = self.ranking_head.query(states)
+        taste, tables = self.ranking_head.tastes(states, item_features)
         losses = {
-            "ranking": self.next_item_loss(query, items, bias, moments, targets, log_inclusion, repeats, history)
+            "ranking": self.next_item_loss(
+                query, items, bias, moments, targets, log_inclusion, repeats, history, taste, tables
+            )
         }
         if overall_labels is None and rating_labels is None:
             return losses
@@ -2192,6 +2226,8 @@ class InterestModel(InterestPreTrainedModel):
             if bias is not None:
                 moment = torch.zeros_like(targets) if moments is None else moments
                 score = score + bias[moment, target]
+                if taste is not None:
+                    score = score + (taste.movedim(-1, 0) * tables[:, moment, target]).sum(0)
             if repeats is not None:
                 score = score + (repeats * (history[:, None, :] == target[:, :, None])).sum(-1)
             logits = self.overall_head(states, score[..., None], None if rating is None else rating[..., None])[..., 0]

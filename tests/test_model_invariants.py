@@ -32,6 +32,7 @@ SIZES = {
     "num_items": 5,
     "use_values": True,
     "use_place": True,
+    "use_personal_popularity": True,
     "value_mean": 3.5,
     "actions": ["view", "buy"],
 }
@@ -439,6 +440,28 @@ def test_labels_change_nothing_that_is_asked_for(checkpoint):
         both = model(**batch, cut_targets=first, ranking_targets=torch.full_like(targets, -1)).last_hidden_state
     torch.testing.assert_close(alone, beside, atol=1e-5, rtol=1e-4)
     assert torch.isfinite(cut) and both[2].abs().sum() > 0
+
+
+def test_what_is_popular_draws_some_more_than_others(checkpoint):
+    """Scores of candidates are those of the whole table, at each query's moment, and depend on the person's taste."""
+    model, processor = checkpoint
+    batch = dict(processor(histories=HISTORIES))
+    shape = 3, len(batch["item_text_index"]), model.config.num_item_features
+    features = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    moments = {"item_features": features, "cut_feature_index": torch.tensor([2, 0, 1])}
+    candidates = torch.tensor([[1, 0, 2], [2, 1, 0], [0, 2, 1]])
+    with torch.no_grad():
+        whole = model(**batch, **moments, rank_items=True)
+        some = model(**batch, **moments, candidates=candidates)
+        taste = model.ranking_head.taste.weight.clone()
+        model.ranking_head.taste.weight.zero_()
+        plain = model(**batch, **moments, rank_items=True)
+        model.ranking_head.taste.weight.copy_(taste)
+    torch.testing.assert_close(some.ranking_scores, whole.ranking_scores.gather(1, candidates), atol=1e-5, rtol=1e-4)
+    weighed = features[moments["cut_feature_index"]][..., [1, 4, 5]]  # a week, all time, age
+    expected = (weighed @ (whole.user_embeds @ taste.T)[..., None])[..., 0]
+    torch.testing.assert_close(whole.ranking_scores - plain.ranking_scores, expected, atol=1e-5, rtol=1e-4)
+    assert expected.std(0).min() > 1e-4
 
 
 def test_forecasts_alone_are_the_same_forecasts(checkpoint):

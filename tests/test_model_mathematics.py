@@ -203,10 +203,15 @@ def test_fused_softmax_equals_the_plain_one(seed, rows, items, chunk):
     bias = torch.randn(3, items, generator=generator, requires_grad=True)
     index = torch.randint(0, 3, (rows,), generator=generator)
     target = torch.randint(0, items, (rows,), generator=generator)
-    inputs = query, table, bias
-    loss = FusedRankingLoss.apply(query, table, bias, index, target, None, torch.float32, chunk)
+    taste = torch.randn(rows, 2, generator=generator, requires_grad=True)
+    features = torch.randn(2, 3, items, generator=generator)
+    inputs = query, table, bias, taste
+    loss = FusedRankingLoss.apply(
+        query, table, bias, index, target, None, torch.float32, chunk, None, None, 0.0, None, taste, features
+    )
     gradients = torch.autograd.grad(2 * loss, inputs)
-    plain = torch.nn.functional.cross_entropy(query @ table.T + bias[index], target)
+    personal = torch.einsum("rj,jri->ri", taste, features[:, index])
+    plain = torch.nn.functional.cross_entropy(query @ table.T + bias[index] + personal, target)
     expected = torch.autograd.grad(2 * plain, inputs)
     torch.testing.assert_close(loss, plain)
     for one, other in zip(gradients, expected, strict=True):

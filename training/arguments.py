@@ -47,6 +47,9 @@ class InterestTrainingArguments(TrainingArguments):
     use_domain_view: bool = field(
         default=True, metadata={"help": "Domains are read through layers of their own, at twice the time per step."}
     )
+    use_personal_popularity: bool = field(
+        default=True, metadata={"help": "What is popular and new counts more for some people than for others."}
+    )
     use_positions: bool = field(default=True, metadata={"help": "Attention knows the order of events."})
     use_time_bias: bool = field(default=True, metadata={"help": "Attention knows the time between events."})
     ranking_loss: str = field(default="softmax", metadata={"help": "softmax or gbce."})

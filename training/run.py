@@ -90,6 +90,7 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
         "item_id_dropout",
         "use_text",
         "use_domain_view",
+        "use_personal_popularity",
         "use_positions",
         "use_time_bias",
         "ranking_loss",
