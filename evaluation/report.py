@@ -113,6 +113,11 @@ def print_table(results: dict, console: Console | None = None) -> None:
                 taken = f"; the model takes {100 * share:.0f} % of it" if share is not None else ""
                 gain = f"the oracle gains {entry['gain_percent']:.1f} % over {against[5:]}"
                 console.print(f"{group}: {gain}{taken}", highlight=False)
+        if found := figures.get("true_rate"):
+            shown = ", ".join(f"{name} {found[name]:.3f}" for name in ("oracle", "model") if name in found)
+            console.print(
+                f"{group}: correlation with the true rate ({found['pairs']:,} pairs): {shown}", highlight=False
+            )
     console.print(
         "[dim]* best baseline; ↓ smaller is better; intervals: 95 %, bootstrap over users[/]", highlight=False
     )

@@ -57,13 +57,20 @@ def measure_windows(run: Run, horizons: tuple[float, ...], unit: str, reference:
     tuning_cases = tuning_forecasts(log, run.asked, tuning, horizons, unit, reference, run.tuning_users)
     mixture = _shares(run, cases, tuning, tuning_cases)
     _change_and_intensity(run, cases, tuning, tuning_cases, mixture)
-    _model_forecast(run, cases)
+    forecast = _model_forecast(run, cases)
     if (oracle := oracle_for(log, reference if reference in horizons else None)) is not None and cases.unit == "days":
         run.say("future: the oracle of the generated world")
         answer = oracle.forecast(cases)
         run.oracle["future"] = score_future(cases, answer["future"], log.tree, 0, run.seed, "oracle")
         if cases.gate is not None and cases.gate.any() and reference in horizons:
             run.oracle["change"] = score_change(cases, answer["change_rate"], 0, run.seed, "oracle")
+            true = oracle.true_change_rate(cases.user, cases.time, reference)
+            own = forecast or {}
+            rates = {
+                "oracle": answer["change_rate"],
+                "model": next((own[key] for key in ("own_change_rate", "change_rate") if key in own), None),
+            }
+            run.oracle["change"].figures["true_rate"] = true_rate_correlation(cases, true, rates)
         run.oracle["intensity"] = score_intensity(cases, answer["intensity"], 0, run.seed, "oracle")
     if run.asked.by_time and "future" not in run.reasons and run.wants("mixture"):
         _time_shuffled(run, horizons, unit, reference, tuning)
@@ -124,12 +131,30 @@ def _change_and_intensity(
                 run.add("intensity", baseline.name, score)
 
 
-def _model_forecast(run: Run, cases: ForecastCases) -> None:
+WELL_KNOWN = 50  # events of a person from which on rates are compared with the true ones
+
+
+def true_rate_correlation(cases: ForecastCases, true: np.ndarray, rates: dict[str, np.ndarray | None]) -> dict:
+    """Correlation of rates `(Q, K)` with the true ones of the generated world, over the domains that pass the gate of people with
+    at least 50 events; NaN where fewer than two do."""
+    chosen = cases.gate & (cases.histories.lengths >= WELL_KNOWN)[:, None]
+    entry: dict = {"pairs": int(chosen.sum())}
+    for name, rate in rates.items():
+        if rate is not None:
+            enough = entry["pairs"] > 1 and rate[chosen].std() > 0
+            entry[name] = float(np.corrcoef(rate[chosen], true[chosen])[0, 1]) if enough else np.nan
+    if "model" in entry:
+        entry["model_share"] = entry["model"] / entry["oracle"]
+    return entry
+
+
+def _model_forecast(run: Run, cases: ForecastCases) -> dict | None:
+    """Scores the model's answer, and returns it."""
     if run.answers("forecast"):
         run.say(f"future: the model, {len(cases.user):,} cases")
     answer = run.ask("forecast", cases, "future", "change", "intensity")
     if answer is None:
-        return
+        return None
     for group, key in (("future", "future"), ("change", "change_rate"), ("intensity", "intensity")):
         if group in run.reasons:
             continue
@@ -149,18 +174,19 @@ def _model_forecast(run: Run, cases: ForecastCases) -> None:
             sizes = answer.get("intensity_dispersion")
             run.add(group, MODEL, score_intensity(cases, answer[key], run.replicates, run.seed, MODEL, sizes))
     if MODEL not in run.scores.get("future", {}):
-        return
+        return answer
     _control(run, "shuffled_history", cases, run.predictor.forecast(shuffled(cases, run.log, run.seed)))
     if not run.answers("asked_later"):
         run.reasons["controls.query_later"] = "the predictor cannot be asked as if it were later"
-        return
+        return answer
     window = int(cases.reference_horizon * SECONDS_PER_DAY) if cases.unit == "days" else WINDOW_LATER
     for name, seconds in (("query_half_day_later", HALF_DAY), ("query_window_later", window)):
         if (later := run.predictor.asked_later(seconds)) is None:
             run.reasons["controls.query_later"] = "the log has no times"
-            return
+            return answer
         run.say(f"control: {name.replace('_', ' ')}")
         _control(run, name, cases, later.forecast(cases))
+    return answer
 
 
 def _control(run: Run, name: str, cases: ForecastCases, answer: dict) -> None:

@@ -185,7 +185,14 @@ def oracle_table(oracle: dict | None) -> str:
                 gain, share = entry.get("gain_percent"), entry.get("model_share_of_gain")
                 shown = "-" if share is None else f"{share:.0%}"
                 rows.append([escape(group), escape(against[5:]), f"{number(gain, 1)} %", shown])
-    return table(["", "over", "the oracle gains", "the model takes of it"], rows) if rows else ""
+    shown = table(["", "over", "the oracle gains", "the model takes of it"], rows) if rows else ""
+    true = ((oracle or {}).get("change") or {}).get("true_rate") or {}
+    if _is_figure(true.get("model")):
+        shown += (
+            f"\n\nCorrelation of change rates with the true ones, people with at least 50 events ({number(true.get('pairs'))} pairs): "
+            f"{number(true['model'], 3)}, the oracle's {number(true.get('oracle'), 3)}."
+        )
+    return shown.strip()
 
 
 def protocol_line(results: dict) -> str:

@@ -250,6 +250,8 @@ def test_the_oracle_takes_all_of_its_own_gain_and_the_mixture_beats_the_rest(wor
     assert results["oracle"]["future"]["over_mixture"]["gain_percent"] > 5
     assert results["oracle"]["future"]["over_mixture"]["model_share_of_gain"] == pytest.approx(1.0)
     assert results["oracle"]["completion"]["over_shrinkage"]["model_share_of_gain"] == pytest.approx(1.0)
+    true = results["oracle"]["change"]["true_rate"]
+    assert true["pairs"] > 100 and true["model"] == true["oracle"] > 0.5 and true["model_share"] == 1.0
     assert results["paired"]["future.cross_entropy"]["interval"][1] < 0
     # What can be known of change is gone when every person's items are permuted over her times.
     mixed = results["controls"]["time_shuffled"]["baselines"]
