@@ -1218,7 +1218,9 @@ class InterestRankingHead(nn.Module):
         """Weights `(..., J)` of users `(..., D)` and the features that they weigh, `(J, G, N)` of `(G, N, F)`; None twice without."""
         if self.taste is None or features is None:
             return None, None
-        return self.taste(user).float(), features[..., list(TASTES)].permute(2, 0, 1).float().contiguous()
+        # detached: an encoder that may weigh popularity by people learns them by heart
+        taste = self.taste(user.detach()).float()
+        return taste, features[..., list(TASTES)].permute(2, 0, 1).float().contiguous()
 
 
 class InterestOverallHead(nn.Module):
