@@ -13,10 +13,12 @@ from interest_lm import InterestConfig, InterestModel, InterestProcessor
 from interest_lm.data.population import PopularityTable
 from interest_lm.evaluation.cases import Histories, RankingCases
 from interest_lm.evaluation.predict import ModelPredictor
+from interest_lm.evaluation.ranking import place_targets
 from interest_lm.modeling_interest import InterestNeighbours
 from interest_lm.recommendation.log_tensors import LogTensors
 from interest_lm.training import blend
 from interest_lm.training.derive import config_for, known_items
+from interest_lm.training.validation import Validation
 
 
 def random_matrix(users: int, items: int, seed: int = 0) -> sp.csr_matrix:
@@ -176,3 +178,20 @@ def test_rare_items_do_without_a_vector_and_have_a_popularity_of_their_own(tiny_
     np.testing.assert_allclose(predictor.rank(cases, slice(0, 7)), plain + fit.added(weights, rare), atol=1e-4)
     assert not blend.trust_vectors(model, tensors, 1)
     np.testing.assert_array_equal(predictor.item_vectors(), before)
+
+
+def test_the_blend_is_chosen_by_the_figures_of_the_evaluation(tiny_bert):
+    """NDCG@10 over what is no repeat, seen items left out, is what an evaluation on validation says."""
+    log = make_log(*random_frames(4, users=40, events=400), repeat_rate=0.0)
+    items = known_items(log)
+    model = InterestModel.from_text_pretrained(
+        str(tiny_bert), num_items=len(items), num_neighbours=2, use_newcomers=True, hidden_size=16, **config_for(log)
+    ).eval()
+    processor = InterestProcessor.from_model(model, AutoTokenizer.from_pretrained(tiny_bert), items)
+    tensors = LogTensors(log, model, processor, texts=torch.randn(2000, 32), progress=False)
+    predictor = ModelPredictor(model, processor, log, tensors=tensors)
+    validation = Validation(log, [7.0], "days", 7.0, 1000)
+    report = blend.fit_blend(predictor, validation)
+    counted, values = place_targets(log, validation.ranking, predictor).values(True)
+    assert 0 < counted.sum() < len(counted)
+    assert report["ndcg@10"] == pytest.approx(float(values["ndcg@10"][counted].mean()), abs=1e-6)

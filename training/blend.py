@@ -12,8 +12,8 @@ import torch
 from ..data.log import TRAIN, InterestLog
 from ..data.population import PopularityTable
 from ..evaluation.cases import RankingCases, take
+from ..evaluation.metrics.ranking import ranking_values
 from ..evaluation.predict import ModelPredictor
-from ..evaluation.ranking import mean_ndcg
 from ..modeling_interest import RELATIONS, InterestModel
 from ..recommendation.log_tensors import LogTensors
 from .validation import Validation
@@ -28,7 +28,10 @@ DECAYS = {"transitions": (0.9, 0.8, 0.7, 0.5, 0.3), "ease": (1.0, 0.95, 0.9, 0.8
 FLOORS = (0.001, 0.01)
 WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 SUPPORTS = (1, 3, 10, 30, 100)  # training events below which an item's own vector is not used
-POPULARITY_CASES, POPULARITY_PENALTY = 700, 1e-3  # that weights of popularity are fitted on, and their squares' price
+POPULARITY_CASES, POPULARITY_PENALTY = (
+    1_500,
+    1e-3,
+)  # that weights of popularity are fitted on, and their squares' price
 MAX_ITEMS = {"transitions": 8_000, "ease": 8_000}  # items of the dense matrices, 0.3 to 0.5 GiB each
 MAX_CELLS = 150_000_000  # of the dense matrix of people and items, 1.1 GiB
 TUNING_ITEMS = 3_000  # what a matrix is fitted with is tuned on the most common items
@@ -189,15 +192,11 @@ class Matrices:
         )  # fmt: skip
 
 
-class Fixed:
-    """Scores of some cases that are there already."""
-
-    def __init__(self, scores: np.ndarray, event: np.ndarray):
-        self.scores = scores
-        self.row = {int(number): row for row, number in enumerate(event)}
-
-    def rank(self, cases, rows: slice) -> np.ndarray:
-        return self.scores[[self.row[int(number)] for number in cases.event[rows]]]
+def mean_ndcg(scores: np.ndarray, target: np.ndarray) -> float:
+    """Mean NDCG@10 of the targets `(Q,)` among scores `(Q, I)`, those of items that are no choice -inf."""
+    own = scores[np.arange(len(scores)), target][:, None]
+    better, ties = np.count_nonzero(scores > own, axis=1), np.count_nonzero(scores == own, axis=1) - 1
+    return float(ranking_values(better, ties)["ndcg@10"].mean())
 
 
 def fill_neighbours(model: InterestModel, relation: str, table: tuple[np.ndarray, np.ndarray]) -> None:
@@ -207,13 +206,21 @@ def fill_neighbours(model: InterestModel, relation: str, table: tuple[np.ndarray
         target[number].copy_(torch.from_numpy(values).to(target.device))
 
 
+def _had(log: InterestLog, cases: RankingCases) -> np.ndarray:
+    """`(Q, I)` bool, what the history of each case holds."""
+    had = np.zeros((len(cases.user), log.num_items), dtype=bool)
+    item = cases.histories.items(log)
+    had[cases.histories.rows[item >= 0], item[item >= 0]] = True
+    return had
+
+
 class PopularityFit:
     """What popularity is worth beside a score, as validation's next items say: a conditional logit (McFadden 1974) of the
     popularity features, apart for items without a vector of their own, beside the score on a scale of its own.
 
     Args:
         log (`InterestLog`): the log.
-        cases (`RankingCases`): Q of them; weights are fitted on 700.
+        cases (`RankingCases`): Q of them; weights are fitted on 1,500.
         table (`PopularityTable`): its features, F.
         filtered (`bool`): what somebody had before is no choice.
     """
@@ -227,8 +234,7 @@ class PopularityFit:
         self.target = torch.from_numpy(fitted.target)
         self.had = torch.zeros(len(self.chosen), log.num_items, dtype=torch.bool)
         if filtered:
-            item = fitted.histories.items(log)
-            self.had[fitted.histories.rows[item >= 0], item[item >= 0]] = True
+            self.had = torch.from_numpy(_had(log, fitted))
             self.had[torch.arange(len(self.chosen)), self.target] = False
 
     def worth(self, weights: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
@@ -296,12 +302,16 @@ def fit_blend(predictor: ModelPredictor, validation: Validation, max_bytes: int 
         The settings with `ndcg@10` before and after, or `None` for a model without neighbours or a log without validation.
     """
     model, log = predictor.model, predictor.log
-    if model.neighbours is None or not len(validation.ranking.user):
+    if model.neighbours is None or not len(validation.blend.user):
         return None
-    cases = validation.ranking
+    cases = validation.blend
     most = max(1, max_bytes // (8 * log.num_items))
     if len(cases.user) > most:
         cases = take(cases, np.sort(np.random.default_rng(0).permutation(len(cases.user))[:most]))
+    if validation.filtered:  # what somebody had before is no choice, and a target of these no case
+        cases = take(cases, np.flatnonzero(~_had(log, cases)[np.arange(len(cases.user)), cases.target]))
+        if not len(cases.user):
+            return None
     neighbours = model.neighbours
     item_ids = predictor.tensors.item_ids.numpy()
     matrices = Matrices(log, item_ids, model.config.num_items, model.config.num_neighbours)
@@ -320,7 +330,13 @@ def fit_blend(predictor: ModelPredictor, validation: Validation, max_bytes: int 
         return np.maximum(linear[:, np.where(known, item_ids, 0)] * known, 0)
 
     def value(scores: np.ndarray) -> float:
-        return mean_ndcg(log, cases, Fixed(scores, cases.event), validation.filtered)
+        return mean_ndcg(scores, cases.target)
+
+    def rank() -> np.ndarray:
+        scores = predictor.rank(cases, slice(0, len(cases.user)))
+        if validation.filtered:
+            scores[_had(log, cases)] = -np.inf
+        return scores
 
     def best_of(base: np.ndarray, table, decays, floors, weights) -> dict:
         best = {"ndcg@10": -1.0}
@@ -339,8 +355,7 @@ def fit_blend(predictor: ModelPredictor, validation: Validation, max_bytes: int 
     if model.newcomers is not None:
         model.newcomers.popularity.zero_()
     trust_vectors(model, predictor.tensors, 1)
-    everything = slice(0, len(cases.user))
-    base = predictor.rank(cases, everything)
+    base = rank()
     report: dict = {"ndcg@10 without": value(base)}
     reached = report["ndcg@10 without"]
     table = predictor.tensors.popularity
@@ -351,7 +366,7 @@ def fit_blend(predictor: ModelPredictor, validation: Validation, max_bytes: int 
             if support > 1:
                 if step - SUPPORTS.index(best["support"]) > 2 or not trust_vectors(model, predictor.tensors, support):
                     break
-                base = predictor.rank(cases, everything)
+                base = rank()
             new = np.zeros(log.num_items, dtype=bool)
             if model.newcomers is not None:
                 new = ~model.identified(predictor.tensors.item_ids.to(model.device)).cpu().numpy()

@@ -140,12 +140,13 @@ def derive_schedule(args: InterestTrainingArguments, rows: PackedRows, processes
     """Fills batch size and passes where they were left to the log, and decides when validation and checkpoints come.
 
     About 40 steps a pass and at most 32 rows a step; passes fall with the number of events, from 60 to 12, or to 40 where a time
-    budget ends the run anyway.
+    budget ends the run anyway, the refit's share of them among these.
     """
     if not args.per_device_train_batch_size:
         args.per_device_train_batch_size = int(np.clip(round(len(rows) / 40 / processes), 4, 32))
     if not args.num_train_epochs:
-        args.num_train_epochs = float(np.clip(4e6 / max(rows.num_slots, 1), 40 if args.max_minutes else 12, 60))
+        passes = float(np.clip(4e6 / max(rows.num_slots, 1), 40 if args.max_minutes else 12, 60))
+        args.num_train_epochs = passes * (1 - args.refit_share)
     if args.eval_steps is None:
         args.eval_steps = 10**9  # `evaluations` decides
     else:

@@ -22,11 +22,15 @@ from ..evaluation.predict import ModelPredictor
 from ..evaluation.ranking import place_targets
 
 
+BLEND_CASES = 2_500  # questions that the blend is chosen by: of a thousand, chance chooses too much
+
+
 class Validation:
     """NDCG@10 of the next item, cross-entropies of future, completion and, where the model says it, the next event at its time and
     given its scene, at the leaves, on the validation split.
 
-    They are joined into `objective`: log NDCG@10 minus the cross-entropies (nats each), higher is better.
+    They are joined into `objective`: log NDCG@10 minus the cross-entropies (nats each), higher is better. `blend` are the ranking
+    cases that [`fit_blend`] asks, once.
     """
 
     def __init__(
@@ -43,6 +47,10 @@ class Validation:
             chosen = np.random.default_rng(seed).permutation(len(cases.user))[:max_users]
             cases = take(cases, np.sort(chosen))
         self.ranking = cases
+        self.blend = ranking_cases(log, self.fold)
+        if len(self.blend.user) > BLEND_CASES:
+            chosen = np.random.default_rng(seed).permutation(len(self.blend.user))[:BLEND_CASES]
+            self.blend = take(self.blend, np.sort(chosen))
         self.leaves = np.flatnonzero(log.tree.is_leaf) if log.tree is not None else None
         self.forecast = self.completion = self.next_event = self.scenes = None
         if self.leaves is not None:
