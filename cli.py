@@ -277,11 +277,13 @@ def profile(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what one person is interested in, how fast that changes, and what comes next."""
-    from .recommendation.picture import plot_profile
+    from .recommendation.picture import check_picture, plot_profile
     from .recommendation.profile import interest_profile, print_profile
 
     if plot is not None and len(user) > 1:
         raise ValueError(f"--plot draws one person, and --user is given {len(user)} times")
+    if plot is not None:
+        check_picture(plot)
     predictor, log = _predictor(model, data, add_domain or [])
     profiles = [interest_profile(predictor, log, name, at=at, level=level, top=top, why=why) for name in user]
     if as_json:

@@ -42,7 +42,7 @@ def fetch(name: str, patterns: Sequence[str], repo_type: str = "model") -> Path:
     except HFValidationError:
         raise ValueError(f"{name}: no such folder, and not the id of a Hub repository either") from None
     try:
-        with hub_errors(repo_id):
+        with hub_errors(name):
             return Path(
                 snapshot_download(repo_id, repo_type=repo_type, revision=revision, allow_patterns=list(patterns))
             )

@@ -22,7 +22,7 @@ from ..evaluation.report import write_results
 from ..pipeline_interest import CUSTOM_PIPELINES
 from ..taxonomy_interest import DomainTree
 from .card import render_card
-from .files import is_local_path, write_json
+from .files import is_local_path, read_json, write_json
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,17 +151,13 @@ def backbone_revision(name: str) -> str | None:
 
 def training_facts(directory: str | Path) -> dict:
     """How a checkpoint was trained, `{}` where it does not say."""
-    file = Path(directory) / FACTS_FILE
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return known.get("training") or {}
+    return read_json(Path(directory) / FACTS_FILE).get("training") or {}
 
 
 def update_results(directory: str | Path, config, results: dict) -> None:
     """Puts other results into a checkpoint: `results.json`, and its card rendered anew."""
     directory = Path(directory)
-    known = (
-        json.loads((directory / FACTS_FILE).read_text(encoding="utf-8")) if (directory / FACTS_FILE).exists() else {}
-    )
+    known = read_json(directory / FACTS_FILE)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.resolve().parent) as temporary:
         staged = Path(temporary)
         _write_results(staged, config, results, known.get("data"), known.get("training"), directory.resolve().name)

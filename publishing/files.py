@@ -21,6 +21,24 @@ def write_json(content: dict, file: str | Path) -> None:
     os.replace(beside, file)
 
 
+def read_json(file: str | Path) -> dict:
+    """A JSON object from a file, `{}` where there is none.
+
+    Raises:
+        ValueError: something else in it.
+    """
+    file = Path(file)
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: is not JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
 def plain(value: Any) -> Any:
     """The same content in JSON's own types."""
     if isinstance(value, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ from .adapter import (
 )
 from .card import render_card
 from .export import CODE_FILES, FACTS_FILE, RESULTS_FILE, ROOT, check_checkpoint
+from .files import read_json
 from .hub import Pushed, check_repo_id, commit_folder
 from .travel import (
     ADAPTER_FILES,
@@ -77,7 +77,7 @@ def push_model(
     if not any(WEIGHTS.fullmatch(name) and name.endswith(".safetensors") for name in names):
         raise ValueError(f"{model}: no model.safetensors in it; only safetensors are published")
     index = model / "model.safetensors.index.json"
-    absent = set(_json(index).get("weight_map", {}).values()) - set(names)
+    absent = set(read_json(index).get("weight_map", {}).values()) - set(names)
     if absent:
         raise ValueError(f"{index}: names {min(absent)}, which is not there")
     check_repo_id(repo_id)
@@ -191,10 +191,10 @@ def _push(
 ) -> Pushed:
     """Card, check, commit and tag of a staged model or adapter."""
     tag = content_tag(staged)
-    known = _json(staged / FACTS_FILE)
+    known = read_json(staged / FACTS_FILE)
     card = render_card(
         config=config,
-        results=_json(staged / RESULTS_FILE) or None,
+        results=read_json(staged / RESULTS_FILE) or None,
         facts=known.get("data"),
         training=known.get("training"),
         name=repo_id.split("/")[1],
@@ -212,10 +212,6 @@ def _push(
     with hub_errors(repo_id):
         api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True)
     return Pushed(repo_id, url, commit, tag, base)
-
-
-def _json(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _link(file: Path, target: Path) -> None:

@@ -11,6 +11,20 @@ COLOURS = {"growing": "#1a7f37", "fading": "#cf222e", "steady": "#57606a"}
 BAR, FAN = "#b6c7e6", "#3b6fb6"
 
 
+def check_picture(path: str | Path) -> None:
+    """Raises a `ValueError` where [`plot_profile`] could not write: no such folder, or an ending that matplotlib does not know."""
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: no folder {path.parent}")
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise ValueError(
+            f"{path}: expected a picture's ending, such as .png or .svg (one of {', '.join(sorted(known))})"
+        )
+
+
 def plot_profile(profile: dict[str, Any], path: str | Path) -> Path:
     """Draws a profile of [`interest_profile`] into a PNG (or any format that matplotlib writes by its ending).
 

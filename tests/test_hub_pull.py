@@ -146,6 +146,7 @@ found["adapter"] = float(load_checkpoint("tester/films-lora")[0].ranking_head.di
 found["truncated"] = refused(lambda: load_checkpoint("tester/truncated"))
 found["pickled"] = refused(lambda: load_checkpoint("tester/pickled"))
 found["nowhere"] = refused(lambda: load_checkpoint("tester/nowhere"))
+found["no revision"] = refused(lambda: load_checkpoint("tester/films@v0"))
 log = InterestLog.load("tester/world")
 found["events"], found["users"], found["name"] = log.num_events, log.num_users, log.facts["name"]
 found["no data"] = refused(lambda: InterestLog.load("tester/nowhere"))
@@ -317,6 +318,7 @@ def test_the_package_loads_from_the_hub_too(published, trained, hub_process, tmp
     assert found["truncated"].startswith("tester/truncated: the weights are damaged")
     assert found["pickled"].startswith("tester/pickled: ") and "safetensors" in found["pickled"]
     assert found["nowhere"].startswith("tester/nowhere: ")
+    assert found["no revision"].startswith("tester/films@v0: no such revision")
     assert found["no data"].startswith("tester/nowhere: no such") and found["no dataset"].startswith("tester/text: ")
     assert all(
         value is None or "\n" not in value for value in (found["truncated"], found["pickled"], found["no data"])

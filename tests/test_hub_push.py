@@ -259,6 +259,10 @@ SPOILT = {
         "only safetensors are published",
     ),
     "another model": (edit("config.json", model_type="bert"), "`model_type` is 'bert'"),
+    "broken facts": (
+        lambda folder: (folder / "training.json").write_text('{"training": '),
+        "training.json: is not JSON (Expecting value",
+    ),
     "not UTF-8": (lambda folder: (folder / "modeling_interest.py").write_bytes(b"\xff\xfe"), "is not UTF-8"),
 }  # fmt: skip
 
