@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -17,6 +18,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
+
+
+STREAMED_ROWS = 50_000  # at a time
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -48,6 +52,47 @@ def fetch(name: str, patterns: Sequence[str], repo_type: str = "model") -> Path:
             )
     except ValueError as error:
         raise ValueError(f"{error}; and no folder of that name is here") from None
+
+
+def stream_tables(name: str, splits: Sequence[str]) -> tuple[list[pa.Table], pa.Table, pa.Table | None]:
+    """Events, split by split, items and impressions of an interest dataset on the Hub, as `datasets` streams them.
+
+    Args:
+        name (`str`): `owner/name` or `owner/name@revision`.
+        splits (`Sequence[str]`): those of events and impressions.
+
+    Raises:
+        ValueError: no such repository, or no interest dataset.
+    """
+    from datasets import get_dataset_config_names, load_dataset
+    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+
+    repo_id, revision = split_revision(name)
+
+    def rows(config: str) -> dict[str, pa.Table]:
+        streams = load_dataset(repo_id, config, revision=revision, streaming=True)
+        return {
+            split: pa.concat_tables(stream.with_format("arrow").iter(STREAMED_ROWS), promote_options="permissive")
+            for split, stream in streams.items()
+            if split in splits or config == "items"
+        }
+
+    def with_split(found: dict[str, pa.Table]) -> list[pa.Table]:
+        return [
+            table.append_column("split", pa.array([split] * len(table), pa.string())) for split, table in found.items()
+        ]
+
+    try:
+        with hub_errors(name):
+            configs = get_dataset_config_names(repo_id, revision=revision)
+            if not {"events", "items"} <= set(configs):
+                raise ValueError(
+                    f"{name}: no events and items in it; expected an interest dataset (`interest-lm prepare`)"
+                )
+            shown = with_split(rows("impressions")) if "impressions" in configs else []
+            return with_split(rows("events")), rows("items")["train"], pa.concat_tables(shown) if shown else None
+    except (DatasetNotFoundError, DataFilesNotFoundError, pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{name}: cannot be streamed ({one_line(error)})") from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from ..taxonomy_interest import DomainTree
 from .card import read_facts
-from .hub import fetch
+from .hub import fetch, stream_tables
 from .impressions import Impressions, read_impressions
 
 
@@ -194,12 +194,14 @@ class InterestLog:
         )
 
     @classmethod
-    def load(cls, directory: str | Path, splits: Sequence[str] = SPLITS) -> InterestLog:
+    def load(cls, directory: str | Path, splits: Sequence[str] = SPLITS, streaming: bool = False) -> InterestLog:
         """Reads an interest dataset's folder.
 
         Args:
             directory: the folder, or a dataset on the Hub, `owner/name` or `owner/name@revision`.
             splits (`Sequence[str]`, *optional*): those whose files are opened; all of them by default.
+            streaming (`bool`, *optional*, defaults to `False`): read one on the Hub as `datasets` streams it, so that its
+                tables never lie on disk. They are in memory all the same.
 
         Raises:
             ValueError: not an interest dataset, or a broken one; the message names the file.
@@ -209,23 +211,20 @@ class InterestLog:
         if fetched:
             if asked.count("/") != 1 or asked.startswith((".", "/", "~")):
                 raise ValueError(f"{asked}: no such folder (expected an interest dataset, see `interest-lm prepare`)")
-            directory = fetch(asked, (CARD_FILE, TAXONOMY_FILE, "*.parquet"), "dataset")
-        for name in ("items", "events", CARD_FILE):
+            whole = () if streaming else ("*.parquet",)
+            directory = fetch(asked, (CARD_FILE, TAXONOMY_FILE, *whole), "dataset")
+        streaming = streaming and fetched
+        for name in (CARD_FILE,) if streaming else ("items", "events", CARD_FILE):
             if not (directory / name).exists():
                 raise ValueError(f"{asked}: no `{name}` in it; expected an interest dataset (`interest-lm prepare`)")
-        facts = read_facts(directory / CARD_FILE)
-        tables = []
-        for split in splits:
-            files = sorted((directory / "events").glob(f"{split}-*.parquet"))
-            if not files and split == "train":
-                raise ValueError(f"{directory / 'events'}: no train-*.parquet")
-            for file in files:
-                table = _read(file)
-                tables.append(table.append_column("split", pa.array([split] * len(table), pa.string())))
-        item_files = sorted((directory / "items").glob("items-*.parquet"))
-        if not item_files:
-            raise ValueError(f"{directory / 'items'}: no items-*.parquet")
-        items = pa.concat_tables([_read(file) for file in item_files], promote_options="permissive")
+        try:
+            facts = read_facts(directory / CARD_FILE)
+        except ValueError as error:
+            raise ValueError(f"{asked}: {error}" if fetched else str(error)) from None
+        if streaming:
+            tables, items, shown = stream_tables(asked, splits)
+        else:
+            tables, items = _read_tables(directory, splits)
         taxonomy = directory / TAXONOMY_FILE
         tree = DomainTree.load(taxonomy) if taxonomy.exists() else None
         facts.setdefault("name", directory.resolve().name)
@@ -233,7 +232,8 @@ class InterestLog:
             facts["repository"] = asked
         try:
             events = pa.concat_tables(tables, promote_options="permissive")
-            shown = read_impressions(directory, splits)
+            if not streaming:
+                shown = read_impressions(directory, splits)
             return cls.from_frames(events, items, facts=facts, tree=tree, impressions=shown)
         except (ValueError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ValueError(f"{directory}: {error}") from None
@@ -260,6 +260,22 @@ def item_membership(tree: DomainTree | None, categories: Iterable[Sequence[Seque
         (np.array(weights, dtype=np.float32), np.array(indices, dtype=np.int32), np.array(indptr, dtype=np.int32)),
         shape=(len(categories), len(tree)),
     )
+
+
+def _read_tables(directory: Path, splits: Sequence[str]) -> tuple[list[pa.Table], pa.Table]:
+    """Tables of events, a file each, with their split, and the table of items."""
+    tables = []
+    for split in splits:
+        files = sorted((directory / "events").glob(f"{split}-*.parquet"))
+        if not files and split == "train":
+            raise ValueError(f"{directory / 'events'}: no train-*.parquet")
+        for file in files:
+            table = _read(file)
+            tables.append(table.append_column("split", pa.array([split] * len(table), pa.string())))
+    item_files = sorted((directory / "items").glob("items-*.parquet"))
+    if not item_files:
+        raise ValueError(f"{directory / 'items'}: no items-*.parquet")
+    return tables, pa.concat_tables([_read(file) for file in item_files], promote_options="permissive")
 
 
 def _read(file: Path) -> pa.Table:

@@ -69,6 +69,7 @@ def local_hub():
 @contextmanager
 def talking_to(hub, cache: Path) -> Iterator[None]:
     """Clients in this process talk to `hub`, logged in, with a cache of their own."""
+    import datasets
     from huggingface_hub import constants
     from local_hub import TOKEN
 
@@ -83,6 +84,8 @@ def talking_to(hub, cache: Path) -> Iterator[None]:
         patch.setenv("HF_TOKEN", TOKEN)
         for name, value in settings.items():
             patch.setattr(constants, name, value)
+        patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        patch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
         yield
     hub.before = lambda method, path: None
 

@@ -149,6 +149,10 @@ found["nowhere"] = refused(lambda: load_checkpoint("tester/nowhere"))
 found["no revision"] = refused(lambda: load_checkpoint("tester/films@v0"))
 log = InterestLog.load("tester/world")
 found["events"], found["users"], found["name"] = log.num_events, log.num_users, log.facts["name"]
+streamed = InterestLog.load("tester/world", streaming=True)
+found["streamed alike"] = [bool((getattr(log, name) == getattr(streamed, name)).all()) for name in ("user", "item", "timestamp", "split", "item_ids")]
+found["streamed alike"] += [log.tree.ids == streamed.tree.ids, bool(abs(log.item_nodes - streamed.item_nodes).sum() == 0), log.facts == streamed.facts]
+found["no stream"] = refused(lambda: InterestLog.load("tester/text", streaming=True))
 found["no data"] = refused(lambda: InterestLog.load("tester/nowhere"))
 found["no dataset"] = refused(lambda: InterestLog.load("tester/text"))
 splits = load_dataset("tester/world", "events")
@@ -323,6 +327,7 @@ def test_the_package_loads_from_the_hub_too(published, trained, hub_process, tmp
     assert all(
         value is None or "\n" not in value for value in (found["truncated"], found["pickled"], found["no data"])
     )
+    assert all(found["streamed alike"]) and found["no stream"].startswith("tester/text: ")
     assert found["name"] == "world" and found["users"] <= 30 and sum(found["splits"].values()) == found["events"]
     assert {"user_id", "item_id", "timestamp"} <= found["streamed"].keys() and "title" in found["items"]
 

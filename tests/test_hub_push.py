@@ -412,7 +412,7 @@ def test_a_pushed_dataset_is_trained_on_where_it_lies(hub, command, tiny_bert, t
     shutil.rmtree(data)
     ended = command(
         "finetune", "--data", f"tester/log@{commit}", "--output_dir", model, "--backbone", tiny_bert, "--hidden_size", 16,
-        "--tuning", "frozen", "--max_steps", 3, "--prior_steps", 2, "--report_to", "none",
+        "--tuning", "frozen", "--max_steps", 3, "--prior_steps", 2, "--report_to", "none", "--streaming", "True",
     )  # fmt: skip
     assert ended.status == 0, ended.err
     results = json.loads((model / "results.json").read_text())

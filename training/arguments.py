@@ -19,6 +19,9 @@ class InterestTrainingArguments(TrainingArguments):
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the checkpoint."})
     data: str | None = field(default=None, metadata={"help": "Interest dataset, from `interest-lm prepare`."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read a dataset of the Hub as a stream: its tables never lie on disk."}
+    )
     backbone: str = field(default=BUNDLED_BACKBONE, metadata={"help": "Text encoder or decoder: Hub id or folder."})
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing output folder."})
     tuning: str = field(

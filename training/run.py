@@ -207,7 +207,7 @@ def train(
     if log is None:
         if not args.data:
             raise ValueError("`data` is missing, expected an interest dataset (`interest-lm prepare`)")
-        log = InterestLog.load(args.data)
+        log = InterestLog.load(args.data, streaming=args.streaming)
     if torch.cuda.device_count() > 1 and args.parallel_mode.value == "not_distributed":
         raise ValueError("several GPUs in one process would cut batches apart; use `accelerate launch`")
     set_seed(args.seed)

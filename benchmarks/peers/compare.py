@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.special import log_softmax
 
 from interest_lm.data.log import TEST, InterestLog
 from interest_lm.data.markdown import escape, number, table
@@ -27,7 +28,7 @@ from interest_lm.evaluation.baselines.item_knn import ItemKNN
 from interest_lm.evaluation.baselines.popularity import Popularity
 from interest_lm.evaluation.baselines.recent_popularity import RecentPopularity
 from interest_lm.evaluation.bootstrap import UserBootstrap, interval
-from interest_lm.evaluation.cases import ranking_cases, sample_users
+from interest_lm.evaluation.cases import RankingCases, ranking_cases, sample_users
 from interest_lm.evaluation.folds import fold, tuning_fold
 from interest_lm.evaluation.predict import ModelPredictor
 from interest_lm.evaluation.predictions import ListPredictor, template
@@ -41,7 +42,7 @@ from interest_lm.recommendation.log_tensors import LogTensors
 METRICS = ("ndcg@10", "hit_rate@10")
 BASELINES = (EaseDecay, ItemKNN, RecentPopularity, Popularity)
 REPLICATES = 1000
-OURS = "interest_lm"
+OURS, TOGETHER = "interest_lm", "interest_lm, seeds together"
 
 
 @dataclass
@@ -52,6 +53,16 @@ class Answers:
     values: np.ndarray
     minutes: float | None = None
     memory: float | None = None
+
+
+@dataclass
+class Together:
+    """An ensemble: the mean of some recommenders' log-probabilities."""
+
+    rankers: list[Ranker]
+
+    def rank(self, cases: RankingCases, rows: slice) -> np.ndarray:
+        return np.mean([log_softmax(ranker.rank(cases, rows), axis=1) for ranker in self.rankers], axis=0)
 
 
 class DataSet:
@@ -88,16 +99,20 @@ class DataSet:
 
     def measure_models(self, checkpoints: list[str]) -> None:
         """Our checkpoints, as `interest-lm evaluate` asks them; the figures of several seeds are averaged case by case."""
-        found = []
+        found, predictors = [], []
         for checkpoint in checkpoints:
-            self.measure_model(checkpoint)
+            predictors.append(self.measure_model(checkpoint))
             found.append(self.answers[OURS])
         minutes = [answer.minutes for answer in found if answer.minutes is not None]
         values = np.mean([answer.values for answer in found], axis=0)
+        if len(checkpoints) > 1:
+            self.measure(
+                TOGETHER, "together", Together(predictors), minutes=float(np.sum(minutes)) if minutes else None
+            )
         self.answers[OURS] = Answers("ours", values, float(np.mean(minutes)) if minutes else None)
 
-    def measure_model(self, checkpoint: str) -> None:
-        """One of our checkpoints."""
+    def measure_model(self, checkpoint: str) -> ModelPredictor:
+        """One of our checkpoints, which it returns."""
         network, processor, _ = load_checkpoint(checkpoint)
         facts = training_facts(checkpoint)
         refitted = bool(facts.get("refit_steps")) and self.log.facts["split"] == "leave-last"
@@ -106,6 +121,7 @@ class DataSet:
         tensors = LogTensors(self.log, network, processor, known, cache_dir=cache if cache.is_dir() else None)
         predictor = ModelPredictor(network, processor, self.log, tensors=tensors)
         self.measure(OURS, "ours", predictor, minutes=facts.get("minutes"))
+        return predictor
 
     def measure_peer(self, peer: str, python: str, minutes: float, work: Path) -> dict:
         """Runs a peer, unless its lists are there; returns its report."""
@@ -154,7 +170,7 @@ def summary(users: np.ndarray, answers: dict[str, Answers], seed: int) -> dict:
         cost = {"minutes": answer.minutes, "peak_memory_gib": answer.memory}
         rows[name] = {"kind": answer.kind, **figures, "interval": interval(drawn[name][:, 0]), **cost}
     found = {"cases": len(users), "users": len(np.unique(users)), "rows": rows}
-    best = next((name for name, row in rows.items() if row["kind"] != "ours"), None)
+    best = next((name for name, row in rows.items() if row["kind"] not in ("ours", "together")), None)
     if OURS in rows and best is not None:
         found["paired"] = {
             "baseline": best,
