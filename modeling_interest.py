@@ -294,7 +294,7 @@ class FusedRankingLoss(torch.autograd.Function):
             logits = (query_low @ items_low.T).float()
             if bias is not None:
                 logits += bias[bias_index[part]]
-            if taste is not None:
+            if taste is not None and tables is not None:
                 for number, table in enumerate(tables):
                     logits.addcmul_(taste[part, number, None].float(), table[bias_index[part]])
             if extra is not None:
@@ -322,7 +322,7 @@ class FusedRankingLoss(torch.autograd.Function):
                     probability -= even
             if grad_bias is not None:
                 grad_bias.index_add_(0, bias_index[part], probability)
-            if grad_taste is not None:
+            if grad_taste is not None and tables is not None:
                 for number, table in enumerate(tables):
                     grad_taste[part, number] = (probability * table[bias_index[part]]).sum(1)
             if grad_extra is not None:
