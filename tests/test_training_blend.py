@@ -143,14 +143,21 @@ def test_popularity_weighs_what_the_next_items_say(monkeypatch, filtered):
     np.testing.assert_allclose(found, truth, atol=0.2)
 
 
-def test_rare_items_do_without_a_vector_and_have_a_popularity_of_their_own(tiny_bert):
-    log = make_log(*random_frames(2))
+def asked_of(log, tiny_bert) -> ModelPredictor:
+    """An untrained model on random texts."""
     items = known_items(log)
     model = InterestModel.from_text_pretrained(
         str(tiny_bert), num_items=len(items), num_neighbours=2, use_newcomers=True, hidden_size=16, **config_for(log)
     ).eval()
     processor = InterestProcessor.from_model(model, AutoTokenizer.from_pretrained(tiny_bert), items)
     tensors = LogTensors(log, model, processor, texts=torch.randn(2000, 32), progress=False)
+    return ModelPredictor(model, processor, log, tensors=tensors)
+
+
+def test_rare_items_do_without_a_vector_and_have_a_popularity_of_their_own(tiny_bert):
+    log = make_log(*random_frames(2))
+    predictor = asked_of(log, tiny_bert)
+    model, tensors = predictor.model, predictor.tensors
     count = np.bincount(log.item[(log.split == 0) & (log.item >= 0)], minlength=log.num_items)
     support = int(np.median(count)) + 1
     event = np.flatnonzero(log.split == 2)[:7]
@@ -161,7 +168,6 @@ def test_rare_items_do_without_a_vector_and_have_a_popularity_of_their_own(tiny_
         log.item[event],
         event,
     )
-    predictor = ModelPredictor(model, processor, log, tensors=tensors)
     before = predictor.item_vectors()
     assert blend.trust_vectors(model, tensors, support)
     rare = count < support
@@ -183,13 +189,7 @@ def test_rare_items_do_without_a_vector_and_have_a_popularity_of_their_own(tiny_
 def test_the_blend_is_chosen_by_the_figures_of_the_evaluation(tiny_bert):
     """NDCG@10 over what is no repeat, seen items left out, is what an evaluation on validation says."""
     log = make_log(*random_frames(4, users=40, events=400), repeat_rate=0.0)
-    items = known_items(log)
-    model = InterestModel.from_text_pretrained(
-        str(tiny_bert), num_items=len(items), num_neighbours=2, use_newcomers=True, hidden_size=16, **config_for(log)
-    ).eval()
-    processor = InterestProcessor.from_model(model, AutoTokenizer.from_pretrained(tiny_bert), items)
-    tensors = LogTensors(log, model, processor, texts=torch.randn(2000, 32), progress=False)
-    predictor = ModelPredictor(model, processor, log, tensors=tensors)
+    predictor = asked_of(log, tiny_bert)
     validation = Validation(log, [7.0], "days", 7.0, 1000)
     report = blend.fit_blend(predictor, validation)
     counted, values = place_targets(log, validation.ranking, predictor).values(True)

@@ -28,10 +28,8 @@ DECAYS = {"transitions": (0.9, 0.8, 0.7, 0.5, 0.3), "ease": (1.0, 0.95, 0.9, 0.8
 FLOORS = (0.001, 0.01)
 WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 SUPPORTS = (1, 3, 10, 30, 100)  # training events below which an item's own vector is not used
-POPULARITY_CASES, POPULARITY_PENALTY = (
-    1_500,
-    1e-3,
-)  # that weights of popularity are fitted on, and their squares' price
+POPULARITY_CASES = 1_500  # that weights of popularity are fitted on
+POPULARITY_PENALTY = 1e-3  # price of their squares
 MAX_ITEMS = {"transitions": 8_000, "ease": 8_000}  # items of the dense matrices, 0.3 to 0.5 GiB each
 MAX_CELLS = 150_000_000  # of the dense matrix of people and items, 1.1 GiB
 TUNING_ITEMS = 3_000  # what a matrix is fitted with is tuned on the most common items

@@ -15,9 +15,7 @@ from .derive import fill_population
 from .trainer import HANDOVER, InterestTrainer, StopOnSignal, TimeBudget, WeightAverage
 
 
-DOMAINS_RATE = (
-    0.25  # of the others' learning rate: domains are near their best early, and learn people by heart after that
-)
+DOMAINS_RATE = 0.25  # of the others' learning rate: domains are near their best early and learn people by heart later
 
 
 def with_validation(log: InterestLog) -> InterestLog:
