@@ -126,3 +126,29 @@ def test_without_a_refit_no_matrix_knows_validation(data, tiny_bert, tmp_path, m
         known = log.split < TEST
         expected.add((int(known.sum()), len(np.unique(log.item[known]))))
     assert set(seen) == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.35])
+def test_the_learning_rate_is_handed_over(data, tiny_bert, tmp_path, monkeypatch, share):  # noqa: F811
+    """With a refit the first part ends at 40 % of the rate and the second goes on from there, domains at a quarter of that."""
+    made = []
+    for module in (run, refit):
+
+        def remember(*args, trainer=module.InterestTrainer, **kwargs):
+            made.append(trainer(*args, **kwargs))
+            return made[-1]
+
+        monkeypatch.setattr(module, "InterestTrainer", remember)
+    run.train(arguments(data, tmp_path / "out", tiny_bert, refit_share=share, max_steps=20, learning_rate=1e-2))
+    first = made[0]
+    assert first.lr_scheduler.get_last_lr()[0] == pytest.approx(1e-2 * (0.4 if share else 0.02), rel=0.05)
+    assert {group["initial_lr"] for group in first.optimizer.param_groups} == {1e-2}
+    assert len(made) == (2 if share else 1)
+    if share:
+        domains = {id(parameter) for parameter in first.interest_model.domain_head.parameters()}
+        assert domains
+        for group in made[1].optimizer.param_groups:
+            inside = [id(parameter) in domains for parameter in group["params"]]
+            expected = 4e-3 * (0.25 if any(inside) else 1.0)
+            assert group["initial_lr"] == pytest.approx(expected)
+        assert made[1].lr_scheduler.get_last_lr()[0] < 4e-3 * 0.2
