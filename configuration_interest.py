@@ -340,6 +340,10 @@ class InterestConfig(PreTrainedConfig):
         for name in ("num_items", "num_item_features", "num_neighbours"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, expected 0 or more")
+        if self.use_personal_popularity and self.use_popularity and 0 < self.num_item_features < 6:
+            raise ValueError(
+                f"`num_item_features` is {self.num_item_features}, expected 6 or more with `use_personal_popularity`"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"`label_smoothing` is {self.label_smoothing}, expected a number in [0, 1)")
         if self.label_smoothing and self.ranking_loss != "softmax":

@@ -213,7 +213,8 @@ class InterestLog:
                 raise ValueError(f"{asked}: no such folder (expected an interest dataset, see `interest-lm prepare`)")
             whole = () if streaming else ("*.parquet",)
             directory = fetch(asked, (CARD_FILE, TAXONOMY_FILE, *whole), "dataset")
-        streaming = streaming and fetched
+        elif streaming:
+            raise ValueError(f"{asked}: lies on this machine; `streaming` is for a dataset on the Hub")
         for name in (CARD_FILE,) if streaming else ("items", "events", CARD_FILE):
             if not (directory / name).exists():
                 raise ValueError(f"{asked}: no `{name}` in it; expected an interest dataset (`interest-lm prepare`)")

@@ -77,6 +77,7 @@ def test_every_command_of_the_design_is_there(command):
         (("demo", "--output", "{tmp}"), "exists already"),
         (("demo", "--output", "{tmp}", "--overwrite"), "is not a demo's folder"),
         (("finetune", "--data", "{tmp}/nowhere", "--output_dir", "{tmp}/out"), "{tmp}/nowhere"),
+        (("finetune", "--data", "{data}", "--streaming", "True", "--output_dir", "{tmp}/out"), "lies on this machine"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(command, tmp_path, data, arguments, message):

@@ -21,6 +21,10 @@ WRONG = {
     "horizons of text": ({"horizons": "abc"}, "`horizons` is 'abc', expected list[float | int] | None"),
     "half-life below 0": ({"half_lives_days": [-1.0]}, "`half_lives_days` is [-1.0], expected positive numbers"),
     "no such task": ({"task_weights": {"rank": 1.0}}, "`task_weights` has 'rank': 1.0, expected tasks of"),
+    "tastes without features": (
+        {"use_personal_popularity": True, "num_item_features": 3},
+        "`num_item_features` is 3, expected 6 or more",
+    ),
     "days without time": ({"time_unit": "order"}, '`horizon_unit` is "days", expected "events"'),
     "backbone's width": (
         {"text_config": {"model_type": "bert", "hidden_size": "a"}},

@@ -72,7 +72,7 @@ def search(
     recipe["max_minutes"] = minutes_per_trial = float(minutes_per_trial)
     if max_minutes is not None and max_minutes < minutes_per_trial:
         raise ValueError(f"--max-minutes is {max_minutes:g}, less than a trial's {minutes_per_trial:g}")
-    log = InterestLog.load(data, SPLITS[: VALIDATION + 1])
+    log = InterestLog.load(data, SPLITS[: VALIDATION + 1], streaming=bool(recipe.get("streaming")))
     if not (log.split == VALIDATION).any():
         raise ValueError(f"{data}: no validation events, nothing to search on")
     space = dials(log, recipe)
