@@ -223,10 +223,10 @@ class BatchBuilder:
             # a moment within the pause to the next event would know that there is one: the delay is drawn before it is looked up
             soon = time[events[row, column]] + 1 + (86400 ** random.random(len(row))).astype(np.int64)
             anywhere = (random.random(len(row)) < 0.8) & (latest > earliest)
+            moment = np.where(anywhere, moment, np.minimum(soon, np.maximum(after, time[events[row, stop]] + 1)))
             if self.dates is not None:
                 date = np.searchsorted(self.dates, moment)
                 moment = np.where(date < len(self.dates), self.dates[np.minimum(date, len(self.dates) - 1)], moment)
-            moment = np.where(anywhere, moment, np.minimum(soon, np.maximum(after, time[events[row, stop]] + 1)))
             # who will do much must not be asked more often than who did: what was drawn has to be an event of the past
             past = time[events[row, column]] < moment
             column = (same & (time[np.maximum(events[row], 0)] < moment[:, None])).sum(1) + start - 1
