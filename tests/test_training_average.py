@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from interest_lm.training.trainer import WeightAverage
+from interest_lm.training.trainer import EarlyStop, WeightAverage
 
 
 def small_model() -> nn.Module:
@@ -79,3 +79,20 @@ def test_layers_that_both_parts_share_are_kept_together():
         average.keep({"ndcg@10": number / 10, "objective": objective})
     average.put_best(model)
     assert {parameter.item() for parameter in model.parameters()} == {2.0}
+
+
+@pytest.mark.parametrize(("by_part", "stopped_after"), [(True, 6), (False, 4)])
+def test_a_run_goes_on_while_one_part_gets_better(by_part, stopped_after):
+    """Ranking is best at the second validation, domains at the fourth."""
+    stop = EarlyStop(patience=2, by_part=by_part)
+    for number, (ndcg, loss) in enumerate([(0.1, 3.0), (0.3, 2.9), (0.2, 2.9), (0.1, 2.8), (0.1, 2.9), (0.1, 2.9)], 1):
+        control = SimpleNamespace(should_training_stop=False)
+        metrics = {"eval_ndcg@10": ndcg, "eval_future_cross_entropy": loss, "eval_objective": ndcg * 10 - loss}
+        stop.on_evaluate(None, None, control, metrics=metrics)
+        if control.should_training_stop:
+            break
+        resumed = EarlyStop(patience=2, by_part=by_part)
+        saved = SimpleNamespace(global_step=number, stateful_callbacks={"EarlyStop": stop.state()})
+        resumed.on_train_begin(None, saved, None)
+        stop = resumed
+    assert number == stopped_after

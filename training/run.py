@@ -269,9 +269,11 @@ def train(
             )
         average.load(resume)
     refits = bool(args.refit_share) and validation.fold is not None
+    apart = average is not None and model.domain_view is not None  # parts are kept from where each was best
     trainer = InterestTrainer(
         tuned, args, rows, builder, validation, budget, average,
-        floor=HANDOVER if refits else FLOOR, callbacks=[stop, EarlyStop(args.patience), *callbacks],
+        floor=HANDOVER if refits else FLOOR,
+        callbacks=[stop, EarlyStop(args.patience, by_part=apart), *callbacks],
     )  # fmt: skip
     result = trainer.train(resume_from_checkpoint=resume)
     interrupted = stop.caught is not None

@@ -149,28 +149,38 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
 
 
-class EarlyStop(TrainerCallback, ExportableState):
-    """Ends a run after `patience` validations without a better objective, and remembers the best one."""
+def part_figures(figures: dict[str, float]) -> dict[str, float]:
+    """What a validation says of ranking and of domains, more is better; they may be at their best at different times."""
+    names = [f"{name}_cross_entropy" for name in ("future", "completion", "next_event", "scene")]
+    losses = [figures[name] for name in names if name in figures]
+    parts = {"ranking": figures["ndcg@10"]} if "ndcg@10" in figures else {}
+    return parts | ({"domains": -sum(losses)} if losses else {})
 
-    def __init__(self, patience: int = 0, best: float | None = None, worse: int = 0):
-        self.patience, self.best, self.worse = patience, best, worse
+
+class EarlyStop(TrainerCallback, ExportableState):
+    """Ends a run after `patience` validations none of which was better: in its objective, or, with `by_part`, for ranking or for
+    domains, each of which is kept from where it was best."""
+
+    def __init__(self, patience: int = 0, best: dict | None = None, worse: int = 0, by_part: bool = False):
+        self.patience, self.best, self.worse, self.by_part = patience, dict(best or {}), worse, by_part
 
     def state(self) -> dict:
-        return {"args": {"patience": self.patience, "best": self.best, "worse": self.worse}, "attributes": {}}
+        names = ("patience", "best", "worse", "by_part")
+        return {"args": {name: getattr(self, name) for name in names}, "attributes": {}}
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step:
             saved = (state.stateful_callbacks.get("EarlyStop") or {}).get("args", {})
-            self.best, self.worse = saved.get("best"), saved.get("worse", 0)
+            self.best, self.worse = dict(saved.get("best") or {}), saved.get("worse", 0)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        value = (metrics or {}).get("eval_objective")
-        if value is None:
+        figures = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
+        if "objective" not in figures:
             return control
-        if self.best is None or value > self.best:
-            self.best, self.worse = value, 0
-        else:
-            self.worse += 1
+        values = part_figures(figures) if self.by_part else {"whole": figures["objective"]}
+        better = {name: value for name, value in values.items() if value > self.best.get(name, -math.inf)}
+        self.best |= better
+        self.worse = 0 if better else self.worse + 1
         if self.patience and self.worse >= self.patience:
             control.should_training_stop = True
         return control
@@ -228,11 +238,8 @@ class WeightAverage(TrainerCallback):
             if "objective" in figures and ("whole" not in self.best or figures["objective"] > self.best["whole"][0]):
                 self.best["whole"] = figures["objective"], {name: t.clone() for name, t in self.average.items()}
             return
-        names = [f"{name}_cross_entropy" for name in ("future", "completion", "next_event", "scene")]
-        losses = [figures[name] for name in names if name in figures]
-        values = {"ranking": figures.get("ndcg@10"), "domains": -sum(losses) if losses else None}
-        for part, value in values.items():
-            if value is not None and (part not in self.best or value > self.best[part][0]):
+        for part, value in part_figures(figures).items():
+            if part not in self.best or value > self.best[part][0]:
                 kept = {name: tensor.clone() for name, tensor in self.average.items() if self.part(name) == part}
                 self.best[part] = value, kept
 
