@@ -70,6 +70,30 @@ def test_an_interrupted_refit_leaves_the_model_as_it_came_and_can_be_resumed(
     assert not again["training"]["interrupted"] and again["training"]["refit_steps"] > 0
 
 
+def test_a_refit_makes_no_forecast_surer(data, tiny_bert, tmp_path, monkeypatch):  # noqa: F811
+    """How sure forecasts are is fitted on windows that were not trained on, and so not where validation is."""
+    original, seen = run.refit, {}
+
+    def sure(model) -> list[torch.Tensor]:
+        head = model.domain_head
+        return [part.detach().clone() for part in (head.concentration, head.concentration_slope, head.node.weight)]
+
+    def watched(trainer, *rest):
+        seen["before"] = sure(trainer.interest_model)
+        return original(trainer, *rest)
+
+    monkeypatch.setattr(run, "refit", watched)
+    monkeypatch.setattr(run, "calibrate", lambda predictor, validation: [-0.5, 0.1])
+    out = run.train(arguments(data, tmp_path / "out", tiny_bert))
+    assert out["training"]["refit_steps"]
+    *before, node = seen["before"]
+    *after, moved = sure(out["model"])
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not torch.equal(node, moved)
+    assert float(before[0][0].mean()) == pytest.approx(np.log(20.0) - 0.5, abs=0.4)  # calibrated before
+
+
 def test_a_loaded_average_goes_where_the_model_is(tmp_path):
     model, average = torch.nn.Linear(2, 2, device="meta"), WeightAverage()
     average.average = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}  # as `load` leaves it

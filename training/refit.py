@@ -33,7 +33,8 @@ def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal, support:
     """Trains on with everything before the test, from where the learning rate was left: what is latest is worth the most.
 
     Everything was chosen on validation before, and nothing is chosen after it, so the test stays untouched. An interruption
-    leaves the model as it came.
+    leaves the model as it came. How sure forecasts are stays as it was: on windows that it trains on, the model would think itself
+    surer than it is on new ones.
 
     Args:
         trainer ([`InterestTrainer`]): a finished one, whose model holds the chosen weights.
@@ -57,6 +58,9 @@ def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal, support:
     rows = PackedRows(tensors, builder.rows.length, args.seed + 1)
     args.max_steps, args.eval_strategy, args.save_strategy, args.load_best_model_at_end = steps, "no", "no", False
     args.learning_rate, args.text_learning_rate = HANDOVER * args.learning_rate, HANDOVER * args.text_learning_rate
+    if model.domain_head is not None:
+        for parameter in (model.domain_head.concentration, model.domain_head.concentration_slope):
+            parameter.requires_grad_(False)
     before = WeightAverage()
     tuned = trainer.accelerator.unwrap_model(trainer.model)
     before.average = {name: value.clone() for name, value in before.trained(tuned).items()}

@@ -307,6 +307,7 @@ def train(
         training["change"] = check_change(predictor, validation)
         config.change_is_reliable = training["change"]["reliable"]
     training["calibration"] = calibrate(predictor, validation) if fits else None
+    apply_calibration(model, training["calibration"])
     training["refit_steps"] = 0
     if refits and fits:
         support = ((training["blend"] or {}).get("popularity") or {}).get("support", 1)
@@ -317,7 +318,6 @@ def train(
             refit_blend(model, tensors, training["blend"])
         if live:
             tensors.refresh(model)
-    apply_calibration(model, training["calibration"])
     training["minutes"] = round(budget.elapsed / 60, 2)
     if not trainer.is_world_process_zero():
         return {"training": training}
