@@ -33,7 +33,7 @@ def fit_prior(
     builder: BatchBuilder,
     rows: PackedRows,
     steps: int,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.2,
     rows_per_step: int = 4,
 ) -> list[float]:
     """Fits the prior by the likelihood of future, completion and intensity on training cuts; all residuals are still zero.
