@@ -10,6 +10,9 @@ from ..modeling_interest import InterestModel
 from .batches import BatchBuilder, PackedRows
 
 
+CONTEXT_RATE = 0.25  # of the others' learning rate: with a weight per level and count, contexts soon learn too much
+
+
 def prior_parameters(model: InterestModel) -> list[torch.nn.Parameter]:
     """Half-lives, strengths, mixtures, kernels, concentrations and rates: what statistics alone would tune."""
     parameters: list[torch.nn.Parameter] = []
@@ -51,7 +54,11 @@ def fit_prior(
         parameter.requires_grad_(False)
     for parameter in chosen:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(chosen, lr=learning_rate)
+    contexts = {id(p) for head in (model.next_event_head, model.scene_head) if head for p in head.parameters()}
+    slow = [parameter for parameter in chosen if id(parameter) in contexts]
+    fast = [parameter for parameter in chosen if id(parameter) not in contexts]
+    groups = [{"params": fast, "lr": learning_rate}, {"params": slow, "lr": CONTEXT_RATE * learning_rate}]
+    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     switches = model.config.use_domain_residual, model.config.use_domain_fusion
     model.config.use_domain_residual = model.config.use_domain_fusion = False  # they are zero and cost the most
