@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ..data.log import InterestLog
     from ..taxonomy_interest import DomainTree
 
+
+logger = logging.getLogger(__name__)
 
 HISTORY_BANDS = 8
 BARS = "▁▂▃▄▅▆▇█"
@@ -85,6 +88,7 @@ def interest_profile(
         raise ValueError(f"`why` is {why}, expected 0 or more")
     user = user_position(log, user_id)
     time = moment(log, user, at)
+    warn_late(log, time)
     config = predictor.model.config
     horizons = tuple(config.horizons)
     cases = forecast_query(
@@ -273,6 +277,15 @@ def moment(log: InterestLog, user: int, at: int | str | None) -> int:
         expected = "seconds since 1970 or an ISO date" if log.facts["time"] == "seconds" else "a position"
         raise ValueError(f"`at` is {at!r}, expected {expected}")
     return value
+
+
+def warn_late(log: InterestLog, time: int) -> None:
+    """Says so where a moment lies a day or more after everything that the log knows."""
+    days = (time - int(log.timestamp.max())) // SECONDS_PER_DAY if log.num_events else 0
+    if log.facts["time"] == "seconds" and days > 0:
+        logger.warning(
+            f"{show_time(log, time)} is {days:,} days after the last event of {log.name}: nothing between is known"
+        )
 
 
 def show_time(log: InterestLog, time: int) -> str | int:

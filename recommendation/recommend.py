@@ -11,7 +11,7 @@ from ..data.labels import history_range
 from ..evaluation.cases import Histories, RankingCases
 from ..evaluation.protocol import FILTER_BELOW
 from ..evaluation.ranking import chunks
-from .profile import moment, show_time, user_position
+from .profile import moment, show_time, user_position, warn_late
 
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def recommend(
     names = [str(user_id) for user_id in user_ids]
     user = np.array([user_position(log, name) for name in names], dtype=np.int64)
     time = np.array([moment(log, position, at) for position in user.tolist()], dtype=np.int64)
+    if len(time):
+        warn_late(log, int(time.max()))
     if filter_seen is None:
         filter_seen = float(log.facts.get("repeat_rate") or 0.0) < FILTER_BELOW
     start, stop = history_range(log, user, time)

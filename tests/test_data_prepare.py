@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interest_lm.data.card import read_facts, split_rule, verdict
 from interest_lm.data import reliability
+from interest_lm.data.card import read_facts, split_rule, verdict
 from interest_lm.data.inspect import detect_recipe, inspect_log, inspect_path, print_inspection, suggest_horizons
 from interest_lm.data.log import TRAIN, InterestLog
 from interest_lm.data.prepare import find_files, prepare, write_dataset

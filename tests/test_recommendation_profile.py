@@ -277,6 +277,18 @@ def test_recommend_serves_many_at_a_moment(log, predictor):
     assert "For user bob" in text.getvalue() and "Jazz" in text.getvalue()
 
 
+def test_a_moment_long_after_the_log_is_told(log, predictor, caplog):
+    end = int(log.timestamp.max())
+    for at, told in ((end + DAY // 2, 0), (end + 400 * DAY, 1)):
+        for ask in (
+            lambda at: interest_profile(predictor, log, "ann", at=at),
+            lambda at: recommend(predictor, log, ["ann", "bob"], at=at),
+        ):
+            caplog.clear()
+            ask(at)
+            assert sum("400 days after the last event of toy" in line for line in caplog.messages) == told
+
+
 def test_recommend_errors(log, predictor):
     with pytest.raises(ValueError, match="user 'eve' is not in toy"):
         recommend(predictor, log, ["ann", "eve"])
