@@ -10,7 +10,8 @@ from ..modeling_interest import InterestModel
 from .batches import BatchBuilder, PackedRows
 
 
-CONTEXT_RATE = 0.25  # of the others' learning rate: with a weight per level and count, contexts soon learn too much
+# of the others' learning rate: the mixture behind windows starts even and has far to go, contexts and intensity soon learn too much
+WINDOWS_RATE = 4.0
 
 
 def prior_parameters(model: InterestModel) -> list[torch.nn.Parameter]:
@@ -36,7 +37,7 @@ def fit_prior(
     builder: BatchBuilder,
     rows: PackedRows,
     steps: int,
-    learning_rate: float = 0.2,
+    learning_rate: float = 0.05,
     rows_per_step: int = 4,
 ) -> list[float]:
     """Fits the prior by the likelihood of future, completion and intensity on training cuts; all residuals are still zero.
@@ -54,10 +55,10 @@ def fit_prior(
         parameter.requires_grad_(False)
     for parameter in chosen:
         parameter.requires_grad_(True)
-    contexts = {id(p) for head in (model.next_event_head, model.scene_head) if head for p in head.parameters()}
-    slow = [parameter for parameter in chosen if id(parameter) in contexts]
-    fast = [parameter for parameter in chosen if id(parameter) not in contexts]
-    groups = [{"params": fast, "lr": learning_rate}, {"params": slow, "lr": CONTEXT_RATE * learning_rate}]
+    windows = [] if model.domain_head is None else [id(parameter) for parameter in model.domain_head.parameters()]
+    fast = [parameter for parameter in chosen if id(parameter) in windows]
+    slow = [parameter for parameter in chosen if id(parameter) not in windows]
+    groups = [{"params": fast, "lr": WINDOWS_RATE * learning_rate}, {"params": slow, "lr": learning_rate}]
     optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     switches = model.config.use_domain_residual, model.config.use_domain_fusion
