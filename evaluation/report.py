@@ -113,6 +113,10 @@ def print_table(results: dict, console: Console | None = None) -> None:
                 taken = f"; the model takes {100 * share:.0f} % of it" if share is not None else ""
                 gain = f"the oracle gains {entry['gain_percent']:.1f} % over {against[5:]}"
                 console.print(f"{group}: {gain}{taken}", highlight=False)
+        found = figures.get("well_known")
+        if found and np.isfinite(found["model_share_of_gain"]):
+            gain = f"{100 * found['model_share_of_gain']:.0f} % of its gain over the mixture"
+            console.print(f"{group}: with 50 events or more ({found['cases']:,} people) {gain}", highlight=False)
         if found := figures.get("true_rate"):
             shown = ", ".join(f"{name} {found[name]:.3f}" for name in ("oracle", "model") if name in found)
             console.print(

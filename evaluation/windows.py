@@ -19,7 +19,7 @@ from .baselines.population import PopulationShares
 from .baselines.rates import EWMARate, HistoryRate
 from .baselines.shrinkage import Shrinkage
 from .bootstrap import interval
-from .cases import ForecastCases, forecast_cases, shuffled, time_shuffled_log, tuning_forecasts
+from .cases import ForecastCases, forecast_cases, shuffled, take, time_shuffled_log, tuning_forecasts
 from .folds import Fold, window_fold
 from .metrics.forecast import skill
 from .run import MODEL, Run, best_baseline
@@ -62,6 +62,9 @@ def measure_windows(run: Run, horizons: tuple[float, ...], unit: str, reference:
         run.say("future: the oracle of the generated world")
         answer = oracle.forecast(cases)
         run.oracle["future"] = score_future(cases, answer["future"], log.tree, 0, run.seed, "oracle")
+        if mixture is not None and forecast is not None and forecast.get("future") is not None:
+            futures = {"mixture": mixture.forecast(cases)["future"], "oracle": answer["future"], "model": forecast["future"]}
+            run.oracle["future"].figures["well_known"] = share_of_gain(run, cases, futures)
         if cases.gate is not None and cases.gate.any() and reference in horizons:
             run.oracle["change"] = score_change(cases, answer["change_rate"], 0, run.seed, "oracle")
             true = oracle.true_change_rate(cases.user, cases.time, reference)
@@ -132,6 +135,22 @@ def _change_and_intensity(
 
 
 WELL_KNOWN = 50  # events of a person from which on rates are compared with the true ones
+
+
+def share_of_gain(run: Run, cases: ForecastCases, futures: dict[str, np.ndarray]) -> dict:
+    """What share of the oracle's gain in cross-entropy over the mixture the model takes, among people with at least 50 events;
+    of forecasts `(Q, H, K)`. NaN where there is nobody or no gain."""
+    rows = np.flatnonzero(cases.histories.lengths >= WELL_KNOWN)
+    entry: dict = {"cases": len(rows), "model_share_of_gain": np.nan}
+    if len(rows):
+        part, tree = take(cases, rows), run.log.tree
+        for name, shares in futures.items():
+            figures = score_future(part, shares[rows], tree, 0, run.seed, name).figures
+            entry[name] = figures.get("cross_entropy", np.nan)
+        gain = entry["mixture"] - entry["oracle"]
+        if gain > 0:
+            entry["model_share_of_gain"] = (entry["mixture"] - entry["model"]) / gain
+    return entry
 
 
 def true_rate_correlation(cases: ForecastCases, true: np.ndarray, rates: dict[str, np.ndarray | None]) -> dict:

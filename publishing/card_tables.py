@@ -186,6 +186,12 @@ def oracle_table(oracle: dict | None) -> str:
                 shown = "-" if share is None else f"{share:.0%}"
                 rows.append([escape(group), escape(against[5:]), f"{number(gain, 1)} %", shown])
     shown = table(["", "over", "the oracle gains", "the model takes of it"], rows) if rows else ""
+    known = ((oracle or {}).get("future") or {}).get("well_known") or {}
+    if _is_figure(known.get("model_share_of_gain")):
+        shown += (
+            f"\n\nOf the oracle's gain over the mixture in future windows the model takes {known['model_share_of_gain']:.0%} among the "
+            f"{number(known.get('cases'))} people with at least 50 events."
+        )
     true = ((oracle or {}).get("change") or {}).get("true_rate") or {}
     if _is_figure(true.get("model")):
         shown += (
