@@ -63,7 +63,11 @@ def measure_windows(run: Run, horizons: tuple[float, ...], unit: str, reference:
         answer = oracle.forecast(cases)
         run.oracle["future"] = score_future(cases, answer["future"], log.tree, 0, run.seed, "oracle")
         if mixture is not None and forecast is not None and forecast.get("future") is not None:
-            futures = {"mixture": mixture.forecast(cases)["future"], "oracle": answer["future"], "model": forecast["future"]}
+            futures = {
+                "mixture": mixture.forecast(cases)["future"],
+                "oracle": answer["future"],
+                "model": forecast["future"],
+            }
             run.oracle["future"].figures["well_known"] = share_of_gain(run, cases, futures)
         if cases.gate is not None and cases.gate.any() and reference in horizons:
             run.oracle["change"] = score_change(cases, answer["change_rate"], 0, run.seed, "oracle")

@@ -330,7 +330,9 @@ def test_inspection_of_raw_files_and_of_a_prepared_folder_agree(tmp_path, capsys
     assert "what it supports" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("reliable", "chosen"), [({3.0: 0.6, 7.0: 0.5}, 3.0), ({3.0: 0.42, 7.0: None}, 30.0), ({}, 30.0)])
+@pytest.mark.parametrize(
+    ("reliable", "chosen"), [({3.0: 0.6, 7.0: 0.5}, 3.0), ({3.0: 0.42, 7.0: None}, 30.0), ({}, 30.0)]
+)
 def test_the_window_is_the_one_whose_change_is_most_reliable(monkeypatch, reliable, chosen):
     """Clearly more so than over the longest one, on enough pairs."""
 
