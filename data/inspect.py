@@ -17,7 +17,7 @@ from .prepare import find_files, prepare
 from .reading import first_fields, read_table
 from .recipes.amazon import review_layout
 from .recipes.table import EVENT_ROLES
-from .reliability import EVENT_HORIZONS, MIN_HISTORY, MIN_WINDOW, change_facts, most_reliable, suggest_horizons
+from .reliability import EVENT_HORIZONS, MIN_HISTORY, MIN_WINDOW, change_facts, suggest_horizons
 
 
 __all__ = ["detect_recipe", "inspect_log", "inspect_path", "print_inspection", "suggest_horizons"]
@@ -67,8 +67,7 @@ def inspect_log(log: InterestLog, seed: int = 0) -> dict:
     report |= change_facts(log, seed)
     one_sitting = seconds and report["time"]["distinct_days_per_user"]["median"] <= 1
     if one_sitting:
-        horizons, unit = EVENT_HORIZONS, "events"
-        reference = most_reliable(log, horizons, unit)
+        horizons, unit, reference = EVENT_HORIZONS
     report["suggested"] = {
         "split": "global-time" if seconds and not one_sitting else "leave-last",
         "horizons": horizons,

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 HORIZON_DAYS = (1, 2, 3, 7, 14, 30, 60, 90, 180, 365)
 CUT_TIMES = 6
-EVENT_HORIZONS = [1.0, 5.0, 10.0]
-ENOUGH_PAIRS = 300  # users and domains, without which a reliability says too little to choose by
+EVENT_HORIZONS = [1.0, 5.0, 10.0], "events", 10.0
 MAX_CUTS = 20_000
 MIN_HISTORY, MIN_WINDOW = 10, 5
 TRIED_DAYS, TRIED_EVENTS = (1, 3, 7, 14, 30, 60, 90, 180, 365), (5, 10, 20, 40, 80)
@@ -36,43 +35,20 @@ TRIED_DAYS, TRIED_EVENTS = (1, 3, 7, 14, 30, 60, 90, 180, 365), (5, 10, 20, 40, 
 def suggest_horizons(log: InterestLog) -> tuple[list[float], str, float]:
     """Forecast horizons that the log can measure: `(horizons, unit, reference horizon)`.
 
-    In days for a global-time split: the shortest and the longest of 1, 2, 3, 7, 14, 30, 60, 90, 180, 365 days that fit into the
-    validation and into the test period, with up to two between them. Otherwise 1, 5 and 10 events. The reference is the one
-    that [`most_reliable`] names. On a log dated by month or the like the shortest ones are one and the same window, of the
-    next date.
+    In days for a global-time split: the reference is the longest of 1, 2, 3, 7, 14, 30, 60, 90, 180, 365 days that
+    fits into the validation and into the test period, with the shortest and up to two between them. Otherwise 1, 5 and
+    10 events, reference 10. On a log dated by month or the like the shortest ones are one and the same window, of the next date.
     """
-    horizons, unit = _fitting_horizons(log)
-    return horizons, unit, most_reliable(log, horizons, unit)
-
-
-def most_reliable(log: InterestLog, horizons: list[float], unit: str) -> float:
-    """The window over which training events tell change from noise best: the longest of some horizons, unless the change rate
-    of a shorter one has a split-half reliability that is higher by more than two standard errors, on `ENOUGH_PAIRS` or more.
-    """
-    found = {horizon: window_facts(log, horizon, unit, 0)[1] for horizon in horizons}
-    chosen = max(horizons)
-    longest = found[chosen]
-    for horizon, facts in found.items():
-        if facts["reliability"] is None or facts["pairs"] < ENOUGH_PAIRS or longest["reliability"] is None:
-            continue
-        error = np.hypot(facts["pairs"] ** -0.5, longest["pairs"] ** -0.5)
-        gain = facts["reliability"] - longest["reliability"]
-        if gain > 2 * error and facts["reliability"] > found[chosen]["reliability"]:
-            chosen = horizon
-    return chosen
-
-
-def _fitting_horizons(log: InterestLog) -> tuple[list[float], str]:
     facts = log.facts
     if facts["time"] == "order" or facts["split"] != "global-time" or facts.get("test_start") is None:
-        return EVENT_HORIZONS, "events"
+        return EVENT_HORIZONS
     start = facts["validation_start"] if facts.get("validation_start") is not None else facts["test_start"]
     periods = [facts["end"] - facts["test_start"], facts["test_start"] - start or facts["end"] - facts["test_start"]]
     fitting = [float(days) for days in HORIZON_DAYS if days * SECONDS_PER_DAY <= min(periods)]
     if not fitting:
-        return EVENT_HORIZONS, "events"
+        return EVENT_HORIZONS
     steps = np.unique(np.linspace(0, len(fitting) - 1, 4).round().astype(int))
-    return [fitting[step] for step in steps], "days"
+    return [fitting[step] for step in steps], "days", fitting[-1]
 
 
 def change_facts(log: InterestLog, seed: int = 0) -> dict:

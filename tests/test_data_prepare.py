@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interest_lm.data import reliability
 from interest_lm.data.card import read_facts, split_rule, verdict
 from interest_lm.data.inspect import detect_recipe, inspect_log, inspect_path, print_inspection, suggest_horizons
 from interest_lm.data.log import TRAIN, InterestLog
@@ -328,21 +327,6 @@ def test_inspection_of_raw_files_and_of_a_prepared_folder_agree(tmp_path, capsys
     json.dumps(raw)
     print_inspection(raw)
     assert "what it supports" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("reliable", "chosen"), [({3.0: 0.6, 7.0: 0.5}, 3.0), ({3.0: 0.42, 7.0: None}, 30.0), ({}, 30.0)]
-)
-def test_the_window_is_the_one_whose_change_is_most_reliable(monkeypatch, reliable, chosen):
-    """Clearly more so than over the longest one, on enough pairs."""
-
-    def facts(log, horizon, unit, seed):
-        pairs = {1.0: 20}.get(horizon, 1000)
-        return {}, {"reliability": {1.0: 0.9, 30.0: 0.4, 3.0: 0.1, 7.0: 0.2}[horizon] if horizon not in reliable else
-                    reliable[horizon], "pairs": pairs}  # fmt: skip
-
-    monkeypatch.setattr(reliability, "window_facts", facts)
-    assert reliability.most_reliable(None, [1.0, 3.0, 7.0, 30.0], "days") == chosen
 
 
 def test_inspection_measures_the_reliability_of_change():
