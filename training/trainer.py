@@ -171,7 +171,9 @@ class EarlyStop(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step:
             saved = (state.stateful_callbacks.get("EarlyStop") or {}).get("args", {})
-            self.best, self.worse = dict(saved.get("best") or {}), saved.get("worse", 0)
+            # a checkpoint of an earlier version holds one number, of the objective
+            best = saved.get("best")
+            self.best, self.worse = dict(best) if isinstance(best, dict) else {}, saved.get("worse", 0)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         figures = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
