@@ -2,8 +2,8 @@
 
 Trains every variant of a group on one interest dataset, each with the same minutes and seeds, and prints a Markdown table:
 NDCG@10 on the test split (seen items filtered by the log's own repeat rate), the paired difference to the first variant with
-its 95 % bootstrap interval over users (seeds averaged case by case), NDCG@10 of cold targets among cold items, steps, and what
-averaging the seeds' scores gives. Finished runs are kept in `--output` and not done again.
+its 95 % bootstrap interval over users (seeds averaged case by case), NDCG@10 of warm targets with its own paired difference, of
+cold targets in the whole catalogue and among cold items, steps, and what averaging the seeds' scores gives. Finished runs are kept in `--output` and not done again.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ GROUPS: dict[str, dict[str, dict]] = {
         "without averaged weights": {"average_gamma": 0.0},
         "without training on validation last": {"refit_share": 0.0},
     },
-    "history": {f"{events} events": {"max_history": events} for events in (200, 50, 100, 400, 800)},
+    "history": {f"{events} events": {"max_history": events} for events in (200, 50, 100, 400, 800, 2000)},
+    # what it costs the items that training saw that others rank by their text
+    "cold": {"as it is": {}, "ids alone": {"use_text": False}, "no id dropped": {"item_id_dropout": 0.0}},
 }
 
 
@@ -110,11 +112,11 @@ class Bench:
         self.cold, self.cold_target = ~warm, ~warm[self.cases.target]
 
     def values(self, ranker) -> dict[str, np.ndarray]:
-        """NDCG@10 of every case, NaN where it does not count; `cold`: of cold targets among cold items."""
+        """NDCG@10 of every case, NaN where it does not count; `among_cold`: of cold targets among cold items."""
         places = place_targets(self.log, self.cases, ranker, self.cold)
         counted, values = places.values(self.filtered)
         among = np.where(self.cold_target, ndcg_at_10(places.better_cold, places.ties_cold), np.nan)
-        return {"ndcg": np.where(counted, values["ndcg@10"], np.nan), "cold": among}
+        return {"ndcg": np.where(counted, values["ndcg@10"], np.nan), "among_cold": among}
 
     def train(self, variant: dict, seed: int) -> tuple[ModelPredictor, dict]:
         with tempfile.TemporaryDirectory() as folder:
@@ -137,20 +139,27 @@ def mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
+def paired(bench: Bench, values: np.ndarray, first: np.ndarray) -> str:
+    """Mean difference of the cases that count in both, with its interval; empty for the first itself."""
+    if np.array_equal(values, first, equal_nan=True):
+        return ""
+    difference = UserBootstrap(bench.cases.user).means((values - first)[:, None])[:, 0]
+    low, high = interval(difference) or (float("nan"),) * 2
+    return f"{mean(values - first):+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
 def row(bench: Bench, name: str, runs: list[dict], first: np.ndarray) -> str:
     """A line of the table: seeds averaged case by case."""
     values = np.mean([run["ndcg"] for run in runs], axis=0)
-    difference = UserBootstrap(bench.cases.user).means((values - first)[:, None])[:, 0]
-    low, high = interval(difference) or (float("nan"),) * 2
+    warm, cold = (np.where(bench.cold_target == is_cold, values, np.nan) for is_cold in (False, True))
+    first_warm = np.where(bench.cold_target, np.nan, first)
     seeds = ", ".join(f"{mean(run['ndcg']):.4f}" for run in runs)
     steps = np.mean([run["steps"] for run in runs])
-    paired = (
-        ""
-        if np.array_equal(values, first, equal_nan=True)
-        else f"{mean(values - first):+.4f} [{low:+.4f}, {high:+.4f}]"
+    among = mean(np.mean([run["among_cold"] for run in runs], axis=0))
+    return (
+        f"| {name} | {mean(values):.4f} ({seeds}) | {paired(bench, values, first)} | {mean(warm):.4f} |"
+        f" {paired(bench, warm, first_warm)} | {mean(cold):.4f} | {among:.3f} | {steps:.0f} |"
     )
-    cold = mean(np.mean([run["cold"] for run in runs], axis=0))
-    return f"| {name} | {mean(values):.4f} ({seeds}) | {paired} | {cold:.3f} | {steps:.0f} |"
 
 
 def main() -> None:
@@ -166,7 +175,9 @@ def main() -> None:
     cold = int(np.isfinite(np.where(bench.cold_target, 1.0, np.nan)).sum())
     print(f"{arguments.data.name}: {len(bench.cases.user):,} cases, {cold:,} with a cold target", flush=True)
     print(
-        "| variant | NDCG@10 (seeds) | against the first | cold among cold | steps |\n|---|---|---|---|---|",
+        "| variant | NDCG@10 (seeds) | against the first | warm | against the first | cold | cold among cold | steps |\n"
+        + "|---" * 8
+        + "|",
         flush=True,
     )
     first = None

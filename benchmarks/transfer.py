@@ -4,7 +4,8 @@ Each dataset in turn is held out. A model without item ids and without domains i
 together (people and items of each are their own), then asked for the next items of the held-out log's test cases, whose items
 it knows by text and by what their log did so far. Where nobody of the held-out log comes back to a thing, training sees everybody
 take a thing once. Prints NDCG@10 beside popularity, recent popularity and text-kNN, which are
-tuned on that log.
+tuned on that log; `with its popularity`: nothing trained either, but what popularity is worth beside the score fitted on that log's
+validation, as the baselines are.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from transformers import HfArgumentParser
 
 from interest_lm.data.log import SPLITS, InterestLog
+from interest_lm.evaluation.cases import RankingCases
 from interest_lm.evaluation.predict import ModelPredictor
 from interest_lm.evaluation.protocol import evaluate
 from interest_lm.recommendation.log_tensors import LogTensors
 from interest_lm.training.arguments import InterestTrainingArguments
+from interest_lm.training.blend import PopularityFit
 from interest_lm.training.run import train
+from interest_lm.training.validation import Validation
 
 
 BASELINES = ["popularity", "recent_popularity", "text_knn"]
@@ -35,6 +40,22 @@ class RankingOnly:
 
     def __init__(self, predictor: ModelPredictor):
         self.rank = predictor.rank
+
+
+class WithItsPopularity:
+    """The zero-shot ranking and the held-out log's popularity, whose weights beside it validation's next items say."""
+
+    def __init__(self, predictor: ModelPredictor, validation: Validation):
+        self.predictor, cases = predictor, validation.blend
+        fit = PopularityFit(predictor.log, cases, predictor.tensors.popularity, validation.filtered)
+        none_new = np.zeros(predictor.log.num_items, dtype=bool)
+        self.weights = fit.weights(predictor.rank(cases, slice(0, len(cases.user))), none_new)[0]
+
+    def rank(self, cases: RankingCases, rows: slice) -> np.ndarray:
+        table = self.predictor.tensors.popularity
+        moments, moment = np.unique(table.index(cases.time[rows]), return_inverse=True)
+        worth = table.features[moments] @ self.weights[:-1] + self.weights[-1]
+        return self.predictor.rank(cases, rows) + worth[moment]
 
 
 def together(logs: dict[str, InterestLog], repeats: bool) -> InterestLog:
@@ -73,8 +94,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments, extra = parser.parse_known_args()
     logs = {folder.resolve().name: InterestLog.load(folder) for folder in arguments.data}
-    print("| held out | zero-shot [95 %] | " + " | ".join(BASELINES) + " | shuffled history |")
-    print("|---|---|" + "---|" * len(BASELINES) + "---|", flush=True)
+    columns = ["held out", "zero-shot", "shuffled history", "with its popularity", "shuffled history", *BASELINES]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     for name in arguments.held_out or logs:
         log = logs[name]
         others = {other: found for other, found in logs.items() if other != name}
@@ -83,15 +104,18 @@ def main() -> None:
         tensors = LogTensors(log, model, processor, progress=False)
         texts = tensors.texts[tensors.item_text_index]
         predictor = ModelPredictor(model, processor, log, tensors=tensors)
-        results = evaluate(
-            log, RankingOnly(predictor), horizons=[1], horizon_unit="events", reference_horizon=1, baselines=BASELINES,
-            text_vectors=torch.as_tensor(texts).numpy(), max_users=arguments.max_users, progress=False,
-        )  # fmt: skip
-        low, high = results["intervals"]["ranking.ndcg@10"]
-        beside = [f"{results['baselines'][other]['ranking']['ndcg@10']:.4f}" for other in BASELINES]
-        shuffled = results["controls"]["shuffled_history"]["ranking"]["ndcg@10"]
-        figure = results["ranking"]["ndcg@10"]
-        print(f"| {name} | {figure:.4f} [{low:.4f}, {high:.4f}] | {' | '.join(beside)} | {shuffled:.4f} |", flush=True)
+        validation = Validation(log, [1], "events", 1, 1000)
+        cells = []
+        for number, ranker in enumerate((RankingOnly(predictor), WithItsPopularity(predictor, validation))):
+            results = evaluate(
+                log, ranker, horizons=[1], horizon_unit="events", reference_horizon=1, baselines=BASELINES if number else [],
+                text_vectors=torch.as_tensor(texts).numpy(), max_users=arguments.max_users, progress=False,
+            )  # fmt: skip
+            low, high = results["intervals"]["ranking.ndcg@10"]
+            shuffled = results["controls"]["shuffled_history"]["ranking"]["ndcg@10"]
+            cells += [f"{results['ranking']['ndcg@10']:.4f} [{low:.4f}, {high:.4f}]", f"{shuffled:.4f}"]
+        cells += [f"{results['baselines'][other]['ranking']['ndcg@10']:.4f}" for other in BASELINES]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

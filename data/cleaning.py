@@ -148,3 +148,25 @@ def sort_events(events: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, int, np
     pairs = codes.astype(np.int64) * (items.max(initial=0) + 1) + items
     repeat = pd.Series(pairs).duplicated().to_numpy() & (events["item_id"] != "").to_numpy()
     return events, codes, ties, repeat
+
+
+def apart(user: np.ndarray, timestamp: np.ndarray) -> bool:
+    """Whether everybody's positions end before the next person's begin, as row numbers of a file that is sorted by user do: then
+    they say nothing of what happened before what between people.
+
+    Args:
+        user, timestamp (`np.ndarray` of shape `(E,)`): events sorted by (user, timestamp).
+    """
+    first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]]) if len(user) else np.zeros(0, np.int64)
+    if len(first) < 2:
+        return False
+    start, end = timestamp[first], timestamp[np.r_[first[1:], len(user)] - 1]
+    by_start = np.argsort(start, kind="stable")
+    return bool((start[by_start][1:] > end[by_start][:-1]).all())
+
+
+def places_in_history(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """`(E,)` int64: 0, 1, 2, ... for each person's events, the same number where positions are the same."""
+    new_user = np.r_[True, user[1:] != user[:-1]]
+    step = np.cumsum(np.r_[False, timestamp[1:] != timestamp[:-1]] | new_user)
+    return step - np.maximum.accumulate(np.where(new_user, step, 0))

@@ -17,7 +17,16 @@ from rich.table import Table
 
 from ..taxonomy_interest import DomainTree
 from .card import dataset_card, moment, read_facts, verdict
-from .cleaning import checked_events, checked_items, drop_short_users, drop_unknown_items, merge_rows, sort_events
+from .cleaning import (
+    apart,
+    checked_events,
+    checked_items,
+    drop_short_users,
+    drop_unknown_items,
+    merge_rows,
+    places_in_history,
+    sort_events,
+)
 from .impressions import COLUMNS, impression_counts, impression_splits, usable_impressions, write_impressions
 from .log import CARD_FILE, SPLITS, TAXONOMY_FILE, InterestLog, item_membership
 from .reliability import change_facts
@@ -105,6 +114,9 @@ def write_dataset(
         events = drop_short_users(events, min_events, dropped)
         events, user, ties, repeat = sort_events(events)
         timestamp = events["timestamp"].to_numpy()
+        if kind == "order" and impressions is None and apart(user, timestamp):
+            events["timestamp"] = timestamp = places_in_history(user, timestamp)
+            notes.append("positions of one person end before the next one's begin: they became places in each history")
         validation_start = test_start = None
         if split == "global-time":
             fractions = validation_fraction, test_fraction

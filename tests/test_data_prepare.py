@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from interest_lm.data.card import read_facts, split_rule, verdict
+from interest_lm.data.cleaning import apart, places_in_history
 from interest_lm.data.inspect import detect_recipe, inspect_log, inspect_path, print_inspection, suggest_horizons
 from interest_lm.data.log import TRAIN, InterestLog
 from interest_lm.data.prepare import find_files, prepare, write_dataset
@@ -420,3 +421,26 @@ def test_horizons_fit_into_validation_and_test(tmp_path):
 def test_the_split_rule_says_how_many_events_test(facts, expected):
     assert expected in split_rule(facts)
     assert split_rule({}) is None
+
+
+@pytest.mark.parametrize("positions", [True, False])
+def test_row_numbers_of_a_file_sorted_by_user_become_places_in_each_history(tmp_path, positions):
+    header = "user_id,item_id" + ",timestamp" * positions
+    rows = [f"{user},{item}" for user in "bac" for item in range(6)]
+    rows = [f"{row},{number}" if positions else row for number, row in enumerate(rows)]
+    (tmp_path / "events.csv").write_text("\n".join([header, *rows]) + "\n")
+    log = InterestLog.load(prepare("table", [tmp_path / "events.csv"], tmp_path / "out", time="order", quiet=True))
+    assert log.user_ids.tolist() == ["b", "a", "c"] and log.timestamp.tolist() == [0, 1, 2, 3, 4, 5] * 3
+    assert "they became places in each history" in (tmp_path / "out" / "README.md").read_text()
+    mixed = [rows[0], rows[6], *rows[1:6], *rows[7:]]  # somebody else in between: rows are one order of all
+    mixed = [f"{row.rsplit(',', 1)[0]},{number}" for number, row in enumerate(mixed)] if positions else mixed
+    (tmp_path / "events.csv").write_text("\n".join([header, *mixed]) + "\n")
+    log = InterestLog.load(prepare("table", [tmp_path / "events.csv"], tmp_path / "mixed", time="order", quiet=True))
+    assert log.timestamp.tolist() == [0, 2, 3, 4, 5, 6, 1, *range(7, 18)]
+
+
+def test_places_in_history_are_equal_where_positions_are():
+    user, timestamp = np.array([0, 0, 0, 1, 2, 2]), np.array([3, 3, 5, 9, 10, 12])
+    assert apart(user, timestamp) and places_in_history(user, timestamp).tolist() == [0, 0, 1, 0, 0, 1]
+    assert not apart(user[:3], timestamp[:3]) and not apart(user[:0], timestamp[:0])
+    assert not apart(np.array([0, 0, 1]), np.array([3, 5, 5]))
