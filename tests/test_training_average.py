@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -48,7 +49,7 @@ def test_each_part_is_kept_from_its_own_best_validation(tmp_path):
     figures = [(0.1, 3.0), (0.3, 2.5), (0.2, 2.0)]  # ranking is best at the second, domains at the third
     for number, (ndcg, loss) in enumerate(figures, 1):
         average.average = {name: torch.full_like(value, number) for name, value in average.average.items()}
-        average.keep({"ndcg@10": ndcg, "future_cross_entropy": loss})
+        average.keep({"ndcg@10": ndcg, "future_cross_entropy": loss}, 10 * number)
     (tmp_path / "checkpoint-3").mkdir()
     average.on_save(
         SimpleNamespace(output_dir=tmp_path), SimpleNamespace(is_world_process_zero=True, global_step=3), None
@@ -59,7 +60,7 @@ def test_each_part_is_kept_from_its_own_best_validation(tmp_path):
     for kept in (average, loaded):
         fill(model, 0)
         kept.put_best(model)
-        assert weights(model) == (2, 3)
+        assert weights(model) == (2, 3) and kept.best_step == {"ranking": 20, "domains": 30}
 
 
 def test_without_a_validation_the_latest_average_counts():
@@ -76,7 +77,7 @@ def test_layers_that_both_parts_share_are_kept_together():
     average.on_train_begin(None, None, None, model=model)
     for number, objective in enumerate((-3.0, -1.0, -2.0), 1):
         average.average = {name: torch.full_like(value, number) for name, value in average.average.items()}
-        average.keep({"ndcg@10": number / 10, "objective": objective})
+        average.keep({"ndcg@10": number / 10, "objective": objective}, number)
     average.put_best(model)
     assert {parameter.item() for parameter in model.parameters()} == {2.0}
 
@@ -95,4 +96,18 @@ def test_a_run_goes_on_while_one_part_gets_better(by_part, stopped_after):
         saved = SimpleNamespace(global_step=number, stateful_callbacks={"EarlyStop": stop.state()})
         resumed.on_train_begin(None, saved, None)
         stop = resumed
+    assert number == stopped_after
+
+
+@pytest.mark.parametrize("by_part", [True, False])
+@pytest.mark.parametrize(("error", "stopped_after"), [(0.0, 3), (0.01, 5)])
+def test_a_ranking_within_its_error_does_not_end_a_run(by_part, error, stopped_after):
+    """The second and the third are .005 below the first, the last two .05."""
+    stop = EarlyStop(patience=2, by_part=by_part)
+    for number, ndcg in enumerate([0.1, 0.095, 0.095, 0.05, 0.05], 1):
+        control = SimpleNamespace(should_training_stop=False)
+        metrics = {"eval_ndcg@10": ndcg, "eval_ndcg@10_error": error, "eval_objective": math.log(ndcg + 1e-3)}
+        stop.on_evaluate(None, None, control, metrics=metrics)
+        if control.should_training_stop:
+            break
     assert number == stopped_after

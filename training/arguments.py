@@ -107,8 +107,10 @@ class InterestTrainingArguments(TrainingArguments):
         metadata={"help": "Weights are averaged over the last 1 / (gamma + 2) of the run; 0: not at all."},
     )
     evaluations: int = field(default=8, metadata={"help": "Validations per run, where eval_steps is not given."})
-    patience: int = field(default=3, metadata={"help": "Validations without a better one that end the run; 0: never."})
-    max_eval_users: int = field(default=1000, metadata={"help": "Users in a validation."})
+    patience: int = field(default=3, metadata={"help": "Clearly worse validations that end the run; 0: never."})
+    max_eval_users: int = field(
+        default=0, metadata={"help": "Users in a validation; 0: 1,000 to 4,000, by the number of training events."}
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Folder that keeps text vectors across runs."})
     baselines: str = field(
         default="short", metadata={"help": "Baselines of the closing evaluation: all, short or none."}

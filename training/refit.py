@@ -47,7 +47,8 @@ def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal, support:
         Steps that it took.
     """
     args, model, builder = copy.copy(trainer.args), trainer.interest_model, trainer.builder
-    best = trainer.state.best_global_step or trainer.state.global_step
+    chosen = {} if trainer.average is None else trainer.average.best_step
+    best = chosen.get("ranking") or trainer.state.best_global_step or trainer.state.global_step
     steps = max(1, round(best * args.refit_share / (1 - args.refit_share)))
     log = with_validation(builder.log)
     tensors = LogTensors(log, model, builder.tensors.processor, texts=builder.tensors.texts, progress=False)

@@ -367,6 +367,6 @@ def closing_evaluation(predictor: ModelPredictor, args: InterestTrainingArgument
         reference_horizon=config.reference_horizon,
         baselines="all" if args.baselines == "all" else SHORT_BASELINES,
         text_vectors=predictor.tensors.texts[predictor.tensors.item_text_index].numpy(),
-        max_users=None if args.baselines == "all" else 2 * args.max_eval_users,
+        max_users=None if args.baselines == "all" else 2 * (args.max_eval_users or 1000),
         seed=args.seed,
     )

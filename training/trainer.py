@@ -158,8 +158,12 @@ def part_figures(figures: dict[str, float]) -> dict[str, float]:
 
 
 class EarlyStop(TrainerCallback, ExportableState):
-    """Ends a run after `patience` validations none of which was better: in its objective, or, with `by_part`, for ranking or for
-    domains, each of which is kept from where it was best."""
+    """Ends a run after `patience` validations that are worse than the best: in their objective, or, with `by_part`, for ranking and for
+    domains, each of which is kept from where it was best.
+
+    A ranking that is behind its best by less than its standard error is no worse one, nor is it a better one: of few people a
+    validation goes up and down by chance, and a long run would end before its learning rate falls.
+    """
 
     def __init__(self, patience: int = 0, best: dict | None = None, worse: int = 0, by_part: bool = False):
         self.patience, self.best, self.worse, self.by_part = patience, dict(best or {}), worse, by_part
@@ -180,9 +184,13 @@ class EarlyStop(TrainerCallback, ExportableState):
         if "objective" not in figures:
             return control
         values = part_figures(figures) if self.by_part else {"whole": figures["objective"]}
+        error = figures.get("ndcg@10_error", 0.0)
+        # the objective has the logarithm of NDCG@10 in it
+        chance = {"ranking": error, "whole": error / figures["ndcg@10"] if figures.get("ndcg@10") else 0.0}
         better = {name: value for name, value in values.items() if value > self.best.get(name, -math.inf)}
+        even = any(value > self.best.get(name, -math.inf) - chance.get(name, 0.0) for name, value in values.items())
         self.best |= better
-        self.worse = 0 if better else self.worse + 1
+        self.worse = 0 if better else self.worse + (not even)
         if self.patience and self.worse >= self.patience:
             control.should_training_stop = True
         return control
@@ -228,22 +236,22 @@ class WeightAverage(TrainerCallback):
         self.gamma = gamma
         self.average: dict[str, torch.Tensor] = {}
         self.best: dict[str, tuple[float, dict[str, torch.Tensor]]] = {}
+        self.best_step: dict[str, int] = {}
 
     @staticmethod
     def part(name: str) -> str:
         """Which part of the model a parameter belongs to."""
         return "domains" if any(f"{module}." in name for module in DOMAIN_MODULES) else "ranking"
 
-    def keep(self, figures: dict[str, float]) -> None:
-        """Keeps the parts that a validation finds better than before; all together where they share their layers."""
-        if not any("domain_view." in name for name in self.average):
-            if "objective" in figures and ("whole" not in self.best or figures["objective"] > self.best["whole"][0]):
-                self.best["whole"] = figures["objective"], {name: t.clone() for name, t in self.average.items()}
-            return
-        for part, value in part_figures(figures).items():
+    def keep(self, figures: dict[str, float], step: int) -> None:
+        """Keeps the parts that a validation after `step` finds better than before; all together where they share their layers."""
+        apart = any("domain_view." in name for name in self.average)
+        whole = {"whole": figures["objective"]} if "objective" in figures else {}
+        for part, value in (part_figures(figures) if apart else whole).items():
             if part not in self.best or value > self.best[part][0]:
-                kept = {name: tensor.clone() for name, tensor in self.average.items() if self.part(name) == part}
-                self.best[part] = value, kept
+                of_part = (name for name in self.average if part in ("whole", self.part(name)))
+                self.best[part] = value, {name: self.average[name].clone() for name in of_part}
+                self.best_step[part] = step
 
     def put_best(self, model) -> None:
         """Gives the model the best parts for good; what was never validated gets the latest average."""
@@ -273,6 +281,7 @@ class WeightAverage(TrainerCallback):
             for part, (_, kept) in self.best.items():
                 tensors |= {f"{part}/{name}": value for name, value in kept.items()}
             values = {part: repr(value) for part, (value, _) in self.best.items()}
+            values |= {f"{part}_step": str(step) for part, step in self.best_step.items()}
             save_file({name: value.contiguous() for name, value in tensors.items()}, folder / self.FILE, values)
 
     def load(self, folder: str | Path) -> None:
@@ -284,6 +293,8 @@ class WeightAverage(TrainerCallback):
                 parts[part][name] = file.get_tensor(key)
         self.average = parts.pop("average")
         self.best = {part: (float(values[part]), kept) for part, kept in parts.items()}
+        # a checkpoint of an earlier version does not say when
+        self.best_step = {part: int(values[f"{part}_step"]) for part in parts if f"{part}_step" in values}
 
     @contextmanager
     def swapped(self, model) -> Iterator[None]:
@@ -427,7 +438,7 @@ class InterestTrainer(Trainer):
             with torch.autocast(device, dtype=torch.bfloat16, enabled=self.args.bf16):
                 figures = said_by_first(lambda: self.validation(predictor), self.args)
         if self.average is not None:
-            self.average.keep(figures)
+            self.average.keep(figures, self.state.global_step)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..data.log import InterestLog
+from ..data.log import TRAIN, InterestLog
 from ..evaluation.cases import (
     completion_cases,
     forecast_cases,
@@ -29,8 +29,16 @@ class Validation:
     """NDCG@10 of the next item, cross-entropies of future, completion and, where the model says it, the next event at its time and
     given its scene, at the leaves, on the validation split.
 
-    They are joined into `objective`: log NDCG@10 minus the cross-entropies (nats each), higher is better. `blend` are the ranking
-    cases that [`fit_blend`] asks, once.
+    They are joined into `objective`: log NDCG@10 minus the cross-entropies (nats each), higher is better. `ndcg@10_error` is the
+    standard error of that mean over questions: what two validations may differ by and mean nothing. `blend` are the ranking cases
+    that [`fit_blend`] asks, once.
+
+    Args:
+        log (`InterestLog`): the log.
+        horizons, unit, reference: of the forecasts.
+        max_users (`int`): people and ranking questions at most; 0: as many as the training events go 200 times into, 1,000 to
+            4,000 of them, so that a validation takes about the same part of a pass whatever the size.
+        seed (`int`, *optional*, defaults to 0): of the sample.
     """
 
     def __init__(
@@ -40,6 +48,8 @@ class Validation:
         self.fold = fold(log, "validation") if (log.split == 1).any() else None
         if self.fold is None:
             return
+        if not max_users:
+            max_users = int(np.clip((log.split == TRAIN).sum() // 200, 1000, 4000))
         users = sample_users(log, max_users, seed)
         self.filtered = log.facts.get("repeat_rate", 0.0) < 0.01
         cases = ranking_cases(log, self.fold, users)
@@ -72,7 +82,9 @@ class Validation:
         if len(self.ranking.user):
             counted, values = place_targets(self.log, self.ranking, predictor).values(self.filtered)
             if counted.any():
-                figures["ndcg@10"] = float(values["ndcg@10"][counted].mean())
+                each = values["ndcg@10"][counted]
+                figures["ndcg@10"] = float(each.mean())
+                figures["ndcg@10_error"] = float(each.std() / math.sqrt(len(each)))
                 objective += math.log(figures["ndcg@10"] + 1e-3)
         if self.forecast is not None and len(self.forecast.user):
             future = predictor.forecast(self.forecast)["future"]
