@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from interest_lm.training.trainer import EarlyStop, WeightAverage
+from interest_lm.training.trainer import EarlyStop, TimeBudget, ValidateOften, WeightAverage
 
 
 def small_model() -> nn.Module:
@@ -111,3 +111,18 @@ def test_a_ranking_within_its_error_does_not_end_a_run(by_part, error, stopped_a
         if control.should_training_stop:
             break
     assert number == stopped_after
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(0.0, [25, 50, 75, 100]), (8.0, [25, 75]), (16.0, [25])])
+def test_validations_take_a_fifth_of_the_budget_at_most(monkeypatch, seconds, asked):
+    """100 steps of a budget of 100 seconds, four validations wanted."""
+    budget = TimeBudget(minutes=100 / 60)
+    often, found = ValidateOften(budget, 4), []
+    for step_number in range(101):
+        monkeypatch.setattr(TimeBudget, "elapsed", float(step_number))
+        control = SimpleNamespace(should_evaluate=False, should_save=False)
+        often.on_step_end(None, SimpleNamespace(global_step=step_number, max_steps=1000), control)
+        if control.should_evaluate:
+            found.append(step_number)
+            budget.validation_seconds = seconds
+    assert found == asked

@@ -237,9 +237,21 @@ def test_an_existing_folder_is_kept(data, tiny_bert, tmp_path, capsys):
 def test_recipes_are_found_by_name_and_readable(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = finetune.parse([recipe, "--output_dir", "out"])
-    assert args.max_minutes > 0 and args.output_dir == "out"
+    assert args.minutes(10**5) > 0 and args.output_dir == "out"
     (tmp_path / recipe).write_text("max_minutes: 3\n")  # a file of one's own comes first
     assert finetune.parse([recipe]).max_minutes == 3
+
+
+def test_the_budget_follows_the_number_of_events_unless_minutes_are_given(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("minutes_per_100k_events: 10\n")
+    words = [str(tmp_path / "recipe.yaml"), "--output_dir", "out"]
+    args = finetune.parse(words)
+    assert [args.minutes(events) for events in (1_000, 200_000, 10**6)] == [6.5, 20.0, 55.0]
+    assert finetune.parse([*words, "--max_minutes", "0"]).minutes(10**6) == 0.0
+    assert finetune.parse([*words, "--max_minutes", "2"]).minutes(10**6) == 2.0
+    assert finetune.parse(["--output_dir", "out"]).minutes(10**6) == 0.0
+    with pytest.raises(ValueError, match="`minutes_per_100k_events` is -1.0, expected 0 or more"):
+        finetune.parse([*words, "--minutes_per_100k_events", "-1"])
 
 
 def test_yaml_first_then_flags(tmp_path, tiny_bert):

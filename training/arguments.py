@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from ..modeling_interest import BUNDLED_BACKBONE
 
 
+LEAST_MINUTES, MOST_MINUTES = 6.5, 55.0  # of a budget that follows the number of events
 TUNINGS = ("frozen", "lora", "top-layers", "full")
 
 
@@ -27,11 +28,16 @@ class InterestTrainingArguments(TrainingArguments):
     tuning: str = field(
         default="lora", metadata={"help": f"What of the text tower trains: one of {', '.join(TUNINGS)}."}
     )
-    max_minutes: float = field(
-        default=0.0,
+    max_minutes: float | None = field(
+        default=None,
         metadata={
-            "help": "Time budget in minutes for texts, training and validation; what is chosen after it comes on top; 0: none."
+            "help": "Time budget in minutes for texts, training and validation; what is chosen after it comes on top; 0: none; "
+            "default: by `minutes_per_100k_events`."
         },
+    )
+    minutes_per_100k_events: float = field(
+        default=0.0,
+        metadata={"help": "Time budget per 100,000 training events, 6.5 to 55 minutes in all; 0: none."},
     )
     hidden_size: int = field(default=128, metadata={"help": "Interest width D."})
     encoder: str = field(default="transformer", metadata={"help": "What reads the history: transformer, gru or lstm."})
@@ -139,8 +145,9 @@ class InterestTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.tuning not in TUNINGS:
             raise ValueError(f"`tuning` is {self.tuning!r}, expected one of {', '.join(TUNINGS)}")
-        if self.max_minutes < 0:
-            raise ValueError(f"`max_minutes` is {self.max_minutes}, expected 0 or more")
+        for name in ("max_minutes", "minutes_per_100k_events"):
+            if (minutes := getattr(self, name)) is not None and not minutes >= 0:
+                raise ValueError(f"`{name}` is {minutes}, expected 0 or more")
         if self.live_every < 1:
             raise ValueError(f"`live_every` is {self.live_every}, expected 1 or more")
         if not 0 <= self.refit_share < 1:
@@ -158,6 +165,14 @@ class InterestTrainingArguments(TrainingArguments):
         lora = self.tuning == "lora"
         names = [name for name in InterestTrainingArguments.__annotations__ if name not in elsewhere]
         return {name: getattr(self, name) for name in names if lora or not name.startswith("lora_")}
+
+    def minutes(self, events: int) -> float:
+        """The time budget of a run on so many training events, 0 for none."""
+        if self.max_minutes is not None:
+            return self.max_minutes
+        if not self.minutes_per_100k_events:
+            return 0.0
+        return round(min(max(self.minutes_per_100k_events * events / 100_000, LEAST_MINUTES), MOST_MINUTES), 1)
 
     def lambdas(self) -> dict[str, float] | None:
         """`task_weights` as a dictionary.

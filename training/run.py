@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data.log import InterestLog
+from ..data.log import TRAIN, InterestLog
 from ..evaluation.predict import ModelPredictor
 from ..modeling_interest import InterestModel, resolve_text_backbone
 from ..processing_interest import InterestProcessor
@@ -198,7 +198,7 @@ def train(
     Raises:
         ValueError: an argument or a log that cannot be trained with.
     """
-    budget = TimeBudget(args.max_minutes * (1 - args.refit_share))
+    budget = TimeBudget()
     if fresh:
         # the first process looks for all of them, before it writes there
         refusal = said_by_first(lambda: refused_output(args), args)
@@ -208,6 +208,8 @@ def train(
         if not args.data:
             raise ValueError("`data` is missing, expected an interest dataset (`interest-lm prepare`)")
         log = InterestLog.load(args.data, streaming=args.streaming)
+    args.max_minutes = minutes = args.minutes(int((log.split == TRAIN).sum()))
+    budget.minutes = minutes * (1 - args.refit_share)
     if torch.cuda.device_count() > 1 and args.parallel_mode.value == "not_distributed":
         raise ValueError("several GPUs in one process would cut batches apart; use `accelerate launch`")
     set_seed(args.seed)
@@ -258,7 +260,7 @@ def train(
         log, config.horizons, config.horizon_unit, config.reference_horizon, args.max_eval_users, args.seed
     )
     if validation.fold is None:
-        budget.minutes = args.max_minutes  # no refit follows
+        budget.minutes = minutes  # no refit follows
         args.eval_strategy, args.load_best_model_at_end = "no", False
     stop = StopOnSignal()
     average = WeightAverage(args.average_gamma) if args.average_gamma else None
@@ -311,7 +313,7 @@ def train(
     training["refit_steps"] = 0
     if refits and fits:
         support = ((training["blend"] or {}).get("popularity") or {}).get("support", 1)
-        training["refit_steps"] = refit(trainer, args.max_minutes * args.refit_share, stop, support)
+        training["refit_steps"] = refit(trainer, minutes * args.refit_share, stop, support)
         interrupted = training["interrupted"] = stop.caught is not None
         tensors = builder.tensors
         if training["refit_steps"]:

@@ -72,9 +72,9 @@ def fixed_values(argv: list[str]) -> dict:
     if unknown:
         raise ValueError(f"unknown argument {unknown[0]!r}")
     values = {name: value for name, value in vars(given).items() if value is not absent}
-    for name in (*OWN, "baselines", "max_minutes"):
+    for name in (*OWN, "baselines", "max_minutes", "minutes_per_100k_events"):
         if name in values:
-            hint = "; say --minutes-per-trial" if name == "max_minutes" else ""
+            hint = "; say --minutes-per-trial" if "minutes" in name else ""
             raise ValueError(f"--{name} cannot be fixed in a search, every trial has its own{hint}")
     return {name: typed[name] for name in recipe if name not in OWN} | values
 
@@ -90,7 +90,7 @@ def arguments(recipe: dict, folder: Path) -> InterestTrainingArguments:
     own["num_neighbours"] = 0  # the blend is fitted after the last validation and takes no part in the objective
     args = parse([str(folder / "recipe.yaml"), *(word for name in own for word in (f"--{name}", str(own[name])))])
     # a run's last part trains on the validation events: a trial ends before it
-    args.max_minutes, args.refit_share = args.max_minutes * (1 - args.refit_share), 0.0
+    args.max_minutes, args.refit_share = recipe["max_minutes"] * (1 - args.refit_share), 0.0
     return args
 
 

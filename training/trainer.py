@@ -58,6 +58,7 @@ class TimeBudget(TrainerCallback, ExportableState):
         self.minutes, self.spent = minutes, spent
         self.started = time.monotonic()
         self.agreed: float | None = None
+        self.validation_seconds = 0.0  # that the last validation took
 
     @property
     def elapsed(self) -> float:
@@ -94,23 +95,31 @@ class TimeBudget(TrainerCallback, ExportableState):
         return control
 
 
+MOST_VALIDATION = 0.2  # share of a time budget that validations may take
+
+
 class ValidateOften(TrainerCallback):
-    """Asks for `evaluations` validations with checkpoints, evenly over steps or the time budget, whichever is further."""
+    """Asks for `evaluations` validations with checkpoints, evenly over steps or the time budget, whichever is further; for fewer
+    where they would take more than a fifth of the budget, as with a tuned text tower, which encodes all texts anew for each."""
 
     def __init__(self, budget: TimeBudget, evaluations: int):
-        self.budget, self.evaluations, self.done = budget, evaluations, 0
+        self.budget, self.evaluations, self.last = budget, evaluations, 0.0
 
-    def _reached(self, state) -> int:
+    def _reached(self, state) -> float:
+        """How far the run is, down to a whole number of validations."""
         progress = max(state.global_step / max(state.max_steps, 1), self.budget.progress)
-        return int(min(progress, 1.0) * self.evaluations + 1e-9)
+        return int(min(progress, 1.0) * self.evaluations + 1e-9) / self.evaluations
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.done = self._reached(state)
+        self.last = self._reached(state)
 
     def on_step_end(self, args, state, control, **kwargs):
         reached = self._reached(state)
-        if reached > self.done:
-            self.done, control.should_evaluate, control.should_save = reached, True, True
+        wait = 0.0
+        if self.budget.minutes:
+            wait = self.budget.validation_seconds / (60 * self.budget.minutes * MOST_VALIDATION)
+        if reached > self.last and reached >= self.last + wait:
+            self.last, control.should_evaluate, control.should_save = reached, True, True
         return control
 
 
@@ -426,6 +435,7 @@ class InterestTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Our own figures on validation; a tuned text tower encodes all texts anew first."""
+        started = time.monotonic()
         model, tensors = self.interest_model, self.builder.tensors
         device = self.args.device.type
         wrapped = self.accelerator.unwrap_model(self.model)
@@ -437,6 +447,7 @@ class InterestTrainer(Trainer):
             predictor = ModelPredictor(model, tensors.processor, tensors.log, tensors=tensors)
             with torch.autocast(device, dtype=torch.bfloat16, enabled=self.args.bf16):
                 figures = said_by_first(lambda: self.validation(predictor), self.args)
+        self.budget.validation_seconds = largest(time.monotonic() - started, self.args)
         if self.average is not None:
             self.average.keep(figures, self.state.global_step)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
