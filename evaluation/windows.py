@@ -142,18 +142,22 @@ WELL_KNOWN = 50  # events of a person from which on rates are compared with the 
 
 
 def share_of_gain(run: Run, cases: ForecastCases, futures: dict[str, np.ndarray]) -> dict:
-    """What share of the oracle's gain in cross-entropy over the mixture the model takes, among people with at least 50 events;
-    of forecasts `(Q, H, K)`. NaN where there is nobody or no gain."""
+    """What share of the oracle's gain in cross-entropy over the mixture the model takes, among people with at least 50 events,
+    with its interval over people; of forecasts `(Q, H, K)`. NaN where there is nobody or no gain."""
     rows = np.flatnonzero(cases.histories.lengths >= WELL_KNOWN)
-    entry: dict = {"cases": len(rows), "model_share_of_gain": np.nan}
+    entry: dict = {"cases": len(rows), "model_share_of_gain": np.nan, "interval": None}
     if len(rows):
-        part, tree = take(cases, rows), run.log.tree
+        part, tree, drawn = take(cases, rows), run.log.tree, {}
         for name, shares in futures.items():
-            figures = score_future(part, shares[rows], tree, 0, run.seed, name).figures
-            entry[name] = figures.get("cross_entropy", np.nan)
+            score = score_future(part, shares[rows], tree, run.replicates, run.seed, name)
+            entry[name] = score.figures.get("cross_entropy", np.nan)
+            drawn[name] = score.replicates.get("cross_entropy", np.empty(0))
         gain = entry["mixture"] - entry["oracle"]
         if gain > 0:
             entry["model_share_of_gain"] = (entry["mixture"] - entry["model"]) / gain
+            with np.errstate(invalid="ignore", divide="ignore"):
+                shares_drawn = (drawn["mixture"] - drawn["model"]) / (drawn["mixture"] - drawn["oracle"])
+            entry["interval"] = interval(shares_drawn)
     return entry
 
 

@@ -188,9 +188,11 @@ def oracle_table(oracle: dict | None) -> str:
     shown = table(["", "over", "the oracle gains", "the model takes of it"], rows) if rows else ""
     known = ((oracle or {}).get("future") or {}).get("well_known") or {}
     if _is_figure(known.get("model_share_of_gain")):
+        low_high = known.get("interval")  # none in results of earlier versions
+        between = f" [{low_high[0]:.0%}, {low_high[1]:.0%}]" if low_high else ""
         shown += (
-            f"\n\nOf the oracle's gain over the mixture in future windows the model takes {known['model_share_of_gain']:.0%} among the "
-            f"{number(known.get('cases'))} people with at least 50 events."
+            f"\n\nOf the oracle's gain over the mixture in future windows the model takes {known['model_share_of_gain']:.0%}{between} among "
+            f"the {number(known.get('cases'))} people with at least 50 events."
         )
     true = ((oracle or {}).get("change") or {}).get("true_rate") or {}
     if _is_figure(true.get("model")):

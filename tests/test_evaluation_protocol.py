@@ -251,6 +251,7 @@ def test_the_oracle_takes_all_of_its_own_gain_and_the_mixture_beats_the_rest(wor
     assert results["oracle"]["future"]["over_mixture"]["model_share_of_gain"] == pytest.approx(1.0)
     known = results["oracle"]["future"]["well_known"]
     assert 30 < known["cases"] < results["future"]["cases"] and known["model_share_of_gain"] == pytest.approx(1.0)
+    assert known["interval"] == pytest.approx([1.0, 1.0])
     assert known["oracle"] < 0.97 * known["mixture"]
     assert results["oracle"]["completion"]["over_shrinkage"]["model_share_of_gain"] == pytest.approx(1.0)
     true = results["oracle"]["change"]["true_rate"]
