@@ -1994,7 +1994,9 @@ class InterestModel(InterestPreTrainedModel):
         batch, length = history.shape
         keys, back = self.known_events(valid, segments, rows, position, started)
         key_times = times[rows]
-        query_times = torch.where(started, torch.maximum(query_times, times[rows, position]), query_times)
+        # a query is never before the last event, and where times are positions it is after it, as every one in training
+        earliest = times[rows, position] + (self.config.time_unit == "order")
+        query_times = torch.where(started, torch.maximum(query_times, earliest), query_times)
         place = None if places is None else torch.where(started[:, None], places[rows, position], torch.nan)
         key_places = None if places is None else places[rows]
         groups = RowGroups(rows, batch)

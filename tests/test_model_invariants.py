@@ -472,3 +472,30 @@ def test_forecasts_alone_are_the_same_forecasts(checkpoint):
         torch.testing.assert_close(getattr(whole, name), getattr(alone, name), msg=name)
     assert alone.ranking_scores is None and alone.loss is None
     assert (alone.last_hidden_state is None) == (model.domain_view is not None)
+
+
+def test_positions_are_asked_after_the_last_event(tiny_bert):
+    """In training every query comes after the last event: one at its very position would be like none of them."""
+    torch.manual_seed(0)
+    sizes = SIZES | {"time_unit": "order", "horizon_unit": "events", "horizons": [1.0, 5.0], "reference_horizon": 5.0}
+    model = InterestModel.from_text_pretrained(str(tiny_bert), domains=TREE, **sizes).eval()
+    with torch.no_grad():
+        for layer in (model.query_layer, model.domain_view.domain_query):
+            for linear in (layer.attention_out, layer.mlp_out):
+                linear.weight.normal_(std=0.1)
+        for linear in (model.domain_head.residual, model.domain_head.user_residual):
+            linear.weight.normal_(std=0.1)
+        batch = {
+            "item_embeds": torch.randn(3, 32),
+            "item_ids": torch.arange(3),
+            "item_domains": torch.tensor([[0], [2], [4]]),
+            "item_domain_weights": torch.ones(3, 1),
+            "history": torch.tensor([[0, 1, 2, 1]]),
+            "history_times": torch.tensor([[4, 5, 6, 9]]),
+        }
+        unsaid = model(**batch)
+        at, after, later = (model(**batch, query_times=torch.tensor([time])) for time in (9, 10, 14))
+    for name in ("future_interest", "user_embeds"):
+        torch.testing.assert_close(getattr(at, name), getattr(after, name))
+        torch.testing.assert_close(getattr(unsaid, name), getattr(after, name))
+        assert not torch.allclose(getattr(later, name), getattr(after, name))
