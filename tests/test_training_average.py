@@ -103,14 +103,13 @@ def test_a_run_goes_on_while_one_part_gets_better(by_part, stopped_after):
 @pytest.mark.parametrize(("error", "stopped_after"), [(0.0, 3), (0.01, 5)])
 def test_a_ranking_within_its_error_does_not_end_a_run(by_part, error, stopped_after):
     """The second and the third are .005 below the first, the last two .05."""
-    stop = EarlyStop(patience=2, by_part=by_part)
-    for number, ndcg in enumerate([0.1, 0.095, 0.095, 0.05, 0.05], 1):
+    stop, stops = EarlyStop(patience=2, by_part=by_part), []
+    for ndcg in (0.1, 0.095, 0.095, 0.05, 0.05):
         control = SimpleNamespace(should_training_stop=False)
         metrics = {"eval_ndcg@10": ndcg, "eval_ndcg@10_error": error, "eval_objective": math.log(ndcg + 1e-3)}
         stop.on_evaluate(None, None, control, metrics=metrics)
-        if control.should_training_stop:
-            break
-    assert number == stopped_after
+        stops.append(control.should_training_stop)
+    assert stops.index(True) + 1 == stopped_after
 
 
 @pytest.mark.parametrize(("seconds", "asked"), [(0.0, [25, 50, 75, 100]), (8.0, [25, 75]), (16.0, [25])])
