@@ -202,8 +202,9 @@ class BatchBuilder:
                 batch[name] = torch.from_numpy(labels)
 
     def _cuts(self, random, events, segments, user) -> dict[str, np.ndarray]:
-        """Rows, positions and moments of the queries, none of which is drawn by what happens after it: four fifths fall at
-        any moment, as often as the person has done things until then, the rest within a day of an event."""
+        """Rows, positions and moments of the queries. Windows in days: none is drawn by what happens after it; four fifths fall at
+        any moment, as often as the person has done things until then, the rest within a day of an event. Else half come right
+        after an event, the rest at any moment before the next one."""
         dated = self.limit_time is not None and self.config.horizon_unit == "days"
         each = round(self.cuts * (1.6 if dated else 1))  # some of the dated ones are dropped below
         row = np.repeat(np.arange(len(events)), each)
@@ -237,7 +238,9 @@ class BatchBuilder:
             here = time[events[row, column]]
             following = self._next_time(events[row, column], user[row, column])
             pause = np.maximum(following - here - 1, 0)
-            moment = here + 1 + (random.random(len(row)) * pause).astype(np.int64)
+            # half right after the event, as `leave-last` asks: else a question so soon would speak of those who go on at once
+            later = np.where(random.random(len(row)) < 0.5, random.random(len(row)), 0.0)
+            moment = here + 1 + (later * pause).astype(np.int64)
         # between two distinct timestamps: the history is everything strictly before the moment
         keep = (moment > here) & (moment <= np.maximum(following, here + 1)) & (following > here)
         return {
