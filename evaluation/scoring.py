@@ -157,9 +157,17 @@ def score_future(
     counts, shares = cases.counts * cases.mask[:, :, None], np.asarray(shares)
     score = score_shares(cases.user, counts, shares, labels, tree, replicates, seed, name)
     if concentration is not None and score.figures:
-        inside = covered(_sibling_transforms(counts, shares, np.asarray(concentration), tree, seed))
-        _add_coverage(score, cases, inside, replicates, seed)
+        _add_coverage(score, cases, inside_interval(cases, shares, concentration, tree, seed), replicates, seed)
     return score
+
+
+def inside_interval(
+    cases: ForecastCases, shares: np.ndarray, concentration: np.ndarray, tree: DomainTree, seed: int
+) -> np.ndarray:
+    """Whether the count of each domain among its siblings lies in the central 80 % of what forecasts `(Q, H, K)` with their
+    concentrations say, `(Q, H, K)`: 1.0, 0.0, or NaN where it does not count."""
+    counts = cases.counts * cases.mask[:, :, None]
+    return covered(_sibling_transforms(counts, np.asarray(shares), np.asarray(concentration), tree, seed))
 
 
 def _sibling_transforms(

@@ -225,3 +225,18 @@ def test_dropout_is_larger_where_little_is_known_of_each_item(small_log, each, e
     train = np.flatnonzero(small_log.split == 0)[: 10 * each]
     item[train] = np.arange(len(train)) % 10
     assert usual_dropout(replace(small_log, item=item)) == expected
+
+
+def test_half_of_the_cuts_come_right_after_an_event_where_windows_are_of_events(small_log, tiny_bert):
+    """`leave-last` asks at the last event's time; so soon after an event must not mean that the next one follows at once."""
+    facts = small_log.facts | {"split": "leave-last", "validation_start": None, "test_start": None}
+    _, rows, builder = make(replace(small_log, facts=facts), tiny_bert, cuts=20, completions=0)
+    batch = builder([rows[row] for row in range(40)])
+    number, position = batch["cut_rows"].numpy(), batch["cut_positions"].numpy()
+    since = batch["query_times"].numpy() - batch["history_times"].numpy()[number, position]
+    assert len(since) > 300 and since.min() == 1
+    assert (since == 1).mean() == pytest.approx(0.5, abs=0.08)
+    # and not only where the next event is near
+    events = np.stack([rows[row][2] for row in range(40)])[number, position]
+    pause = small_log.timestamp[events + 1] - small_log.timestamp[events]
+    assert np.median(pause[since == 1]) == pytest.approx(np.median(pause[since > 1]), rel=0.3)
