@@ -268,12 +268,19 @@ def score_intensity(
     drawn = drawn.reshape(len(drawn), len(columns), len(names)).mean(1)
     score = Score(figures, dict(zip(names, drawn.T, strict=True)))
     if sizes is not None:
-        cell = cases.mask & (means >= ENOUGH)
-        transforms = np.full(means.shape, np.nan)
-        random = np.random.default_rng(seed)
-        transforms[cell] = negative_binomial_pit(cases.totals[cell], means[cell], np.asarray(sizes)[cell], random)
-        _add_coverage(score, cases, covered(transforms)[:, :, None], replicates, seed)
+        inside = inside_count_interval(cases, means, sizes, seed)
+        _add_coverage(score, cases, inside[:, :, None], replicates, seed)
     return score
+
+
+def inside_count_interval(cases: ForecastCases, means: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+    """Whether what people did lies in the central 80 % of negative binomials of means and sizes `(Q, H)`: 1.0, 0.0, or NaN where
+    fewer than five events are expected."""
+    cell = cases.mask & (means >= ENOUGH)
+    transforms = np.full(means.shape, np.nan)
+    random = np.random.default_rng(seed)
+    transforms[cell] = negative_binomial_pit(cases.totals[cell], means[cell], np.asarray(sizes)[cell], random)
+    return covered(transforms)
 
 
 def score_overall(cases: OverallCases, logits: np.ndarray, replicates: int, seed: int, name: str) -> Score:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from test_evaluation_cases import make_log
 from interest_lm import InterestModel
 from interest_lm.evaluation.cases import forecast_cases
 from interest_lm.evaluation.folds import fold
-from interest_lm.evaluation.scoring import score_future
-from interest_lm.training.calibrate import apply_calibration, calibrate, fit_concentration
+from interest_lm.evaluation.scoring import score_future, score_intensity
+from interest_lm.training.calibrate import apply_calibration, calibrate, fit_concentration, shift_that_holds
 from interest_lm.training.validation import Validation
 
 
@@ -80,12 +81,74 @@ def test_applying_changes_concentrations_and_no_forecast(parts):
         before = model.eval()(**batch)
         apply_calibration(model, None)
         assert torch.equal(model(**batch).concentration, before.concentration)
-        apply_calibration(model, [-0.5, 0.2])
+        apply_calibration(model, {"shares": [-0.5, 0.2], "intensity": -1.5})
         after = model(**batch)
     assert torch.equal(before.future_interest, after.future_interest)
+    if model.intensity_head is not None:
+        assert torch.equal(before.intensity, after.intensity)
+        torch.testing.assert_close(after.intensity_dispersion, before.intensity_dispersion * np.exp(-1.5))
     expected = np.exp(-0.5 + 0.2 * np.log(np.array(HORIZONS) / 8.0))
     np.testing.assert_allclose((after.concentration / before.concentration)[0].T[0], expected, rtol=1e-4)
     assert head.concentration[1].equal(torch.full_like(head.concentration[1], float(np.log(20.0))))
+
+
+class Sure:
+    """A predictor of drawn windows whose concentrations and sizes are e^2 times what they were drawn with; a tenth of the windows holds
+    another interest than all others, as no Dirichlet does."""
+
+    def __init__(self, model, log, people: int = 500):
+        self.model, tree, rng = model, log.tree, np.random.default_rng(1)
+        cases, shares = drawn_cases(log, (20.0, 20.0), people)
+        odd = np.arange(people) < people // 10
+        cases.counts[odd] = np.roll(cases.counts, 1, axis=0)[odd]
+        means = rng.uniform(10, 30, (people, len(HORIZONS)))
+        counts = rng.negative_binomial(4.0, 4.0 / (4.0 + means)).astype(np.float32)
+        self.cases = replace(cases, totals=counts)
+        kappa = np.full(shares.shape, 20 * np.e**2, np.float32)
+        sizes = np.full(means.shape, 4 * np.e**2)
+        self.answer = {"future": shares, "concentration": kappa, "intensity": means, "intensity_dispersion": sizes}
+        self.tree = tree
+
+    def forecast(self, cases):
+        return self.answer
+
+
+def test_intervals_hold_on_the_windows_that_they_are_calibrated_on(parts):
+    log, model = parts
+    sure = Sure(model, log)
+    found = calibrate(sure, SimpleNamespace(fold=True, forecast=sure.cases, log=log))
+    assert found["intensity"] == pytest.approx(-2.0, abs=0.5)
+    level, slope = found["shares"]
+    relative = np.log(np.array(HORIZONS) / 8.0)[None, :, None]
+    answer = sure.answer
+    given = (sure.cases, answer["future"], log.tree, 0, 0, "model")
+    assert score_future(*given, answer["concentration"]).figures["coverage_80"] < 0.7
+    calibrated = answer["concentration"] * np.exp(level + slope * relative)
+    assert score_future(*given, calibrated).figures["coverage_80"] == pytest.approx(0.8, abs=0.01)
+    sizes = answer["intensity_dispersion"] * np.exp(found["intensity"])
+    intensity = score_intensity(sure.cases, answer["intensity"], 0, 0, "model", sizes)
+    assert intensity.figures["coverage_80"] == pytest.approx(0.8, abs=0.01)
+
+
+def test_few_counts_shift_nothing_and_no_shift_is_endless():
+    assert shift_that_holds(lambda shift: np.r_[np.zeros(99), np.full(500, np.nan)]) == 0.0
+    assert shift_that_holds(lambda shift: np.zeros(100)) == pytest.approx(-3, abs=0.01)
+    assert shift_that_holds(lambda shift: np.ones(100)) == pytest.approx(3, abs=0.01)
+
+
+@pytest.mark.parametrize(("people", "narrower"), [(200, False), (20_000, True)])
+def test_intervals_are_narrowed_only_as_far_as_is_sure(people, narrower):
+    """82 % hold, and less with a higher shift: of 200 counts that is 80 % within the standard error."""
+    uniform = np.linspace(0, 1, people, endpoint=False)
+    shift = shift_that_holds(lambda shift: (uniform < 0.82 - 0.1 * shift).astype(float))
+    assert (shift > 0) == narrower
+    if narrower:
+        error = np.sqrt(0.82 * 0.18 / people)
+        assert 0.82 - 0.1 * shift == pytest.approx(0.8 + error, abs=1e-3)
+    # what is too narrow is widened whatever the number
+    assert shift_that_holds(lambda shift: (uniform < 0.78 - 0.1 * shift).astype(float)) == pytest.approx(
+        -0.2, abs=0.06
+    )
 
 
 def test_few_people_calibrate_nothing(parts):

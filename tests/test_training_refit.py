@@ -75,15 +75,16 @@ def test_a_refit_makes_no_forecast_surer(data, tiny_bert, tmp_path, monkeypatch)
     original, seen = run.refit, {}
 
     def sure(model) -> list[torch.Tensor]:
-        head = model.domain_head
-        return [part.detach().clone() for part in (head.concentration, head.concentration_slope, head.node.weight)]
+        head, sizes = model.domain_head, model.intensity_head.dispersion
+        parts = (head.concentration, head.concentration_slope, sizes, head.node.weight)
+        return [part.detach().clone() for part in parts]
 
     def watched(trainer, *rest):
         seen["before"] = sure(trainer.interest_model)
         return original(trainer, *rest)
 
     monkeypatch.setattr(run, "refit", watched)
-    monkeypatch.setattr(run, "calibrate", lambda predictor, validation: [-0.5, 0.1])
+    monkeypatch.setattr(run, "calibrate", lambda predictor, validation: {"shares": [-0.5, 0.1], "intensity": -0.3})
     out = run.train(arguments(data, tmp_path / "out", tiny_bert))
     assert out["training"]["refit_steps"]
     *before, node = seen["before"]

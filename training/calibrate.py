@@ -1,4 +1,4 @@
-"""How sure a trained model may be of its shares: their concentrations, fitted once more on windows it never saw."""
+"""How sure a trained model may be of what it forecasts: how wide its intervals are, fitted once more on windows it never saw."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ..data.log import InterestLog
 from ..evaluation.cases import ForecastCases
 from ..evaluation.metrics.calibration import CENTRAL
 from ..evaluation.predict import ModelPredictor
-from ..evaluation.scoring import inside_interval
+from ..evaluation.scoring import inside_count_interval, inside_interval
 from ..modeling_interest import InterestModel
 from .validation import Validation
 
@@ -21,51 +20,77 @@ ENOUGH_CELLS = 100  # counts that say how often intervals hold
 MOST = 3.0  # largest shift of a log concentration
 
 
-def calibrate(predictor: ModelPredictor, validation: Validation) -> list[float] | None:
-    """The shift `a + b log(h / W)` of the log concentrations of future shares that is likeliest on the validation windows, and then
-    the `a` at which four in five counts there lie in their 80 % intervals, as those of a new window should.
+def calibrate(predictor: ModelPredictor, validation: Validation) -> dict | None:
+    """What makes intervals hold on the validation windows.
 
-    On the windows that it trained on a forecast is nearer to what happened than on new ones, and training counts a long window
-    for less than its events, so that intervals come out too narrow, those of long windows most of all. Where changes come in
-    lumps that no Dirichlet has, the likeliest concentration is not the one whose intervals hold.
+    For future shares the shift `a + b log(h / W)` of the log concentrations that is likeliest there, and then an `a` at which four in
+    five counts lie in their 80 % intervals, as those of a new window should ([`shift_that_holds`]). On the windows that it trained on a forecast is nearer to
+    what happened than on new ones, and training counts a long window for less than its events, so that intervals come out too
+    narrow, those of long windows most of all. Where changes come in lumps that no Dirichlet has, the likeliest concentration is not
+    the one whose intervals hold. For intensity the shift of the log sizes of its negative binomials, likewise.
 
     Returns:
-        `[a, b]` for [`apply_calibration`]; None where fewer than thirty people have a validation window.
+        `{"shares": [a, b], "intensity": c}` for [`apply_calibration`], c 0 where there is no intensity; None where fewer than
+        thirty people have a validation window.
     """
-    cases = validation.forecast if validation.fold is not None else None
-    if cases is None or predictor.model.domain_head is None or int(cases.mask.any(1).sum()) < ENOUGH_PEOPLE:
+    cases, model = validation.forecast if validation.fold is not None else None, predictor.model
+    if cases is None or model.domain_head is None or int(cases.mask.any(1).sum()) < ENOUGH_PEOPLE:
         return None
-    answer = predictor.forecast(cases)
-    level, slope = fit_concentration(predictor.model, cases, answer["future"], answer["concentration"])
-    relative = np.log(np.array(cases.horizons) / predictor.model.config.reference_horizon)[None, :, None]
+    answer, tree = predictor.forecast(cases), validation.log.tree
+    level, slope = fit_concentration(model, cases, answer["future"], answer["concentration"])
+    relative = np.log(np.array(cases.horizons) / model.config.reference_horizon)[None, :, None]
     likeliest = np.log(answer["concentration"]) + level + slope * relative
-    level += fit_coverage(validation.log, cases, answer["future"], likeliest)
-    return [round(float(np.clip(level, -MOST, MOST)), 4), slope]
+
+    def shares(shift: float) -> np.ndarray:
+        return inside_interval(cases, answer["future"], np.exp(np.clip(likeliest + shift, -3, 9)), tree, 0)
+
+    level = float(np.clip(level + shift_that_holds(shares), -MOST, MOST))
+    found = {"shares": [round(level, 4), slope], "intensity": 0.0}
+    if answer.get("intensity_dispersion") is not None:
+        sizes = np.log(answer["intensity_dispersion"])
+
+        def intensity(shift: float) -> np.ndarray:
+            return inside_count_interval(cases, answer["intensity"], np.exp(np.clip(sizes + shift, -5, 8)), 0)
+
+        found["intensity"] = round(shift_that_holds(intensity), 4)
+    return found
 
 
-def fit_coverage(log: InterestLog, cases: ForecastCases, future: np.ndarray, log_kappa: np.ndarray) -> float:
-    """What to add to log concentrations `(Q, H, K)` so that the 80 % intervals of forecasts `(Q, H, K)` hold in 80 % of the counts,
-    those with five events expected; 0 where fewer than a hundred are."""
+def shift_that_holds(inside: Callable[[float], np.ndarray]) -> float:
+    """The shift, within `MOST` of 0, that widens intervals until they hold 80 % of the time, or narrows them as far as is sure: to 80 %
+    and one standard error. What comes later is seldom surer than what was validated on.
 
-    def held(shift: float) -> np.ndarray:
-        inside = inside_interval(cases, future, np.exp(np.clip(log_kappa + shift, -3, 9)), log.tree, 0)
-        return inside[np.isfinite(inside)]
+    Args:
+        inside: what lies in its interval at a shift, `(Q, ...)` for Q people: 1.0, 0.0 or NaN; the higher the shift, the narrower.
 
-    if len(held(0.0)) < ENOUGH_CELLS:
+    Returns:
+        0 where fewer than a hundred count.
+    """
+    found = inside(0.0)
+    number = np.isfinite(found).reshape(len(found), -1).sum(1)
+    if number.sum() < ENOUGH_CELLS:
         return 0.0
-    low, high = -MOST, MOST  # the surer, the narrower
+    share = float(np.nanmean(found))
+    apart = np.nansum(found.reshape(len(found), -1), 1) - share * number  # what one person has goes together
+    enough = CENTRAL + float(np.sqrt((apart**2).sum()) / number.sum())
+    if CENTRAL <= share <= enough:
+        return 0.0
+    target = CENTRAL if share < CENTRAL else enough
+    low, high = -MOST, MOST
     for _ in range(12):
         middle = (low + high) / 2
-        low, high = (middle, high) if held(middle).mean() > CENTRAL else (low, middle)
+        low, high = (middle, high) if np.nanmean(inside(middle)) > target else (low, middle)
     return (low + high) / 2
 
 
 @torch.no_grad()
-def apply_calibration(model: InterestModel, shift: list[float] | None) -> None:
-    """Adds the shift to the model's parameters; forecasts stay as they are, only their intervals change."""
-    if shift is not None:
-        model.domain_head.concentration[0] += shift[0]
-        model.domain_head.concentration_slope[0] += shift[1]
+def apply_calibration(model: InterestModel, shifts: dict | None) -> None:
+    """Adds the shifts to the model's parameters; forecasts stay as they are, only their intervals change."""
+    if shifts is not None:
+        model.domain_head.concentration[0] += shifts["shares"][0]
+        model.domain_head.concentration_slope[0] += shifts["shares"][1]
+        if model.intensity_head is not None:
+            model.intensity_head.dispersion.add_(shifts["intensity"])
 
 
 def fit_concentration(

@@ -62,6 +62,8 @@ def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal, support:
     if model.domain_head is not None:
         for parameter in (model.domain_head.concentration, model.domain_head.concentration_slope):
             parameter.requires_grad_(False)
+    if model.intensity_head is not None:
+        model.intensity_head.dispersion.requires_grad_(False)
     before = WeightAverage()
     tuned = trainer.accelerator.unwrap_model(trainer.model)
     before.average = {name: value.clone() for name, value in before.trained(tuned).items()}
