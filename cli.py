@@ -205,7 +205,8 @@ def search(
     output: Annotated[Path, typer.Option(help="Folder of the search; the same command goes on in it.")] = ...,  # type: ignore[assignment]
     trials: Annotated[int, typer.Option(min=1, help="Trials, with those of earlier calls.")] = 20,
     minutes_per_trial: Annotated[
-        float | None, typer.Option(min=0, help="Budget of a trial; 0: none; default: the recipe's max_minutes, or 5.")
+        float | None,
+        typer.Option(min=0, help="Budget of a trial; 0: none; default: what the recipe would take, or 5."),
     ] = None,
     max_minutes: Annotated[
         float | None, typer.Option(min=0, help="Begin no trial that would not end within so many minutes.")

@@ -1739,7 +1739,8 @@ class InterestModel(InterestPreTrainedModel):
             item_domain_weights (`torch.FloatTensor` of shape `(N, P)`, *optional*): their shares.
             item_features (`torch.FloatTensor` of shape `(G, N, F)`, *optional*): popularity features at G moments. Default:
                 the end of the training log, for known items.
-            query_times (`torch.LongTensor` of shape `(M,)`, *optional*): moments asked about. Default: the last event's time.
+            query_times (`torch.LongTensor` of shape `(M,)`, *optional*): moments asked about. Default: the last event's time, where times are
+                positions the one after it; earlier ones count as that.
             cut_rows (`torch.LongTensor` of shape `(M,)`, *optional*): row of each query. Default: one per row.
             cut_positions (`torch.LongTensor` of shape `(M,)`, *optional*): the last event before the query, -1 = none.
                 Default: the last event of the row.

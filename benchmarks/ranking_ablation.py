@@ -155,7 +155,7 @@ def row(bench: Bench, name: str, runs: list[dict], first: np.ndarray) -> str:
     first_warm = np.where(bench.cold_target, np.nan, first)
     seeds = ", ".join(f"{mean(run['ndcg']):.4f}" for run in runs)
     steps = np.mean([run["steps"] for run in runs])
-    among = mean(np.mean([run["among_cold"] for run in runs], axis=0))
+    among = mean(np.mean([run.get("among_cold", run.get("cold")) for run in runs], axis=0))
     return (
         f"| {name} | {mean(values):.4f} ({seeds}) | {paired(bench, values, first)} | {mean(warm):.4f} |"
         f" {paired(bench, warm, first_warm)} | {mean(cold):.4f} | {among:.3f} | {steps:.0f} |"

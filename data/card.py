@@ -169,7 +169,7 @@ items = load_dataset(DIR, "items")["train"]  # {", ".join(columns["items"])}{loa
 
 ## Time and splits
 
-Events {span}; `timestamp` is {"the position in the source, which has no times" if time == "order" else "in seconds since 1970"}.
+Events {span}; `timestamp` is {"a position, as the source has no times" if time == "order" else "in seconds since 1970"}.
 `{facts["split"]}`: {rule}.
 
 Events are sorted by user and time, and the sorting is stable: the {facts["ties"]:,} events that share user and timestamp with

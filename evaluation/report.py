@@ -115,8 +115,9 @@ def print_table(results: dict, console: Console | None = None) -> None:
                 console.print(f"{group}: {gain}{taken}", highlight=False)
         found = figures.get("well_known")
         if found and np.isfinite(found["model_share_of_gain"]):
-            low, high = found.get("interval") or (np.nan, np.nan)
-            gain = f"{100 * found['model_share_of_gain']:.0f} % \\[{100 * low:.0f}, {100 * high:.0f}] of its gain over the mixture"
+            low_high = found.get("interval")
+            between = f" \\[{100 * low_high[0]:.0f}, {100 * low_high[1]:.0f}]" if low_high else ""
+            gain = f"{100 * found['model_share_of_gain']:.0f} %{between} of its gain over the mixture"
             console.print(f"{group}: with 50 events or more ({found['cases']:,} people) {gain}", highlight=False)
         if found := figures.get("true_rate"):
             shown = ", ".join(f"{name} {found[name]:.3f}" for name in ("oracle", "model") if name in found)

@@ -95,6 +95,19 @@ def test_a_refit_makes_no_forecast_surer(data, tiny_bert, tmp_path, monkeypatch)
     assert float(before[0][0].mean()) == pytest.approx(np.log(20.0) - 0.5, abs=0.4)  # calibrated before
 
 
+def test_the_steps_follow_those_of_the_best_ranking(data, tiny_bert, tmp_path, monkeypatch):  # noqa: F811
+    original = run.refit
+
+    def early(trainer, *rest):
+        trainer.average.best_step["ranking"] = 10
+        trainer.state.best_global_step = 30
+        return original(trainer, *rest)
+
+    monkeypatch.setattr(run, "refit", early)
+    out = run.train(arguments(data, tmp_path / "out", tiny_bert, max_steps=30, eval_steps=10, refit_share=0.5))
+    assert out["training"]["refit_steps"] == 10
+
+
 def test_a_loaded_average_goes_where_the_model_is(tmp_path):
     model, average = torch.nn.Linear(2, 2, device="meta"), WeightAverage()
     average.average = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}  # as `load` leaves it

@@ -245,6 +245,32 @@ def test_best_yaml_follows_the_best_trial(data, flags, trained, tmp_path):
         assert args.learning_rate == study.trials[min(number, 1)].params["learning_rate"]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "minutes"),
+    [
+        ("minutes_per_100k_events: 6.5\n", 6.5),
+        ("max_minutes: null\n", searching.MINUTES_PER_TRIAL),
+        ("minutes_per_100k_events: 6.5\nmax_minutes: 2\n", 2),
+    ],
+)
+def test_a_trial_takes_the_minutes_of_the_recipe(data, flags, trained, tmp_path, recipe, minutes):
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    searching.search([str(tmp_path / "recipe.yaml"), *flags], data, tmp_path / "out", trials=1)
+    args = finetune.parse([str(tmp_path / "out" / "best.yaml"), "--output_dir", str(tmp_path)])
+    assert args.minutes(10**6) == minutes
+
+
+def test_a_validation_is_reported_where_in_the_run_it_came():
+    """A slow setting takes fewer of them: its second, at five eighths, stands beside a fast one's fifth."""
+    said = []
+    trial = SimpleNamespace(report=lambda value, step: said.append((value, step)), should_prune=lambda: False)
+    report, control = searching.Report(trial), SimpleNamespace(should_training_stop=False)
+    for value, share in ((-3.0, 0.13), (-2.0, 0.626)):
+        metrics = {"eval_objective": value, "eval_progress": share}
+        report.on_evaluate(SimpleNamespace(evaluations=8), None, control, metrics=metrics)
+    assert said == [(-3.0, 1), (-2.0, 5)]
+
+
 def test_no_trial_begins_that_would_not_end_in_time(data, flags, trained, tmp_path, monkeypatch):
     minutes = iter(range(0, 100, 2))
     monkeypatch.setattr(searching, "time", SimpleNamespace(monotonic=lambda: 60 * next(minutes)))

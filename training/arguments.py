@@ -14,6 +14,11 @@ LEAST_MINUTES, MOST_MINUTES = 6.5, 55.0  # of a budget that follows the number o
 TUNINGS = ("frozen", "lora", "top-layers", "full")
 
 
+def minutes_for(rate: float, events: int) -> float:
+    """The time budget of a log with so many training events at `rate` minutes per 100,000 of them, 0 for none."""
+    return round(min(max(rate * events / 100_000, LEAST_MINUTES), MOST_MINUTES), 1) if rate else 0.0
+
+
 @dataclass
 class InterestTrainingArguments(TrainingArguments):
     """[`TrainingArguments`] with the defaults of interest training, and what a run needs beside them."""
@@ -168,11 +173,7 @@ class InterestTrainingArguments(TrainingArguments):
 
     def minutes(self, events: int) -> float:
         """The time budget of a run on so many training events, 0 for none."""
-        if self.max_minutes is not None:
-            return self.max_minutes
-        if not self.minutes_per_100k_events:
-            return 0.0
-        return round(min(max(self.minutes_per_100k_events * events / 100_000, LEAST_MINUTES), MOST_MINUTES), 1)
+        return minutes_for(self.minutes_per_100k_events, events) if self.max_minutes is None else self.max_minutes
 
     def lambdas(self) -> dict[str, float] | None:
         """`task_weights` as a dictionary.

@@ -30,7 +30,9 @@ def with_validation(log: InterestLog) -> InterestLog:
 
 
 def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal, support: int = 1) -> int:
-    """Trains on with everything before the test, from where the learning rate was left: what is latest is worth the most.
+    """Trains on with everything before the test, from where the learning rate was left: what is latest is worth the most. The steps are
+    `refit_share` of all, as many before it as ranking took to its best validation: domains learn slowly here and need no number of
+    their own.
 
     Everything was chosen on validation before, and nothing is chosen after it, so the test stays untouched. An interruption
     leaves the model as it came. How sure forecasts are stays as it was: on windows that it trains on, the model would think itself

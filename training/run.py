@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
@@ -198,7 +199,7 @@ def train(
     Raises:
         ValueError: an argument or a log that cannot be trained with.
     """
-    budget = TimeBudget()
+    args, budget = copy.copy(args), TimeBudget()  # what the log decides is not the caller's
     if fresh:
         # the first process looks for all of them, before it writes there
         refusal = said_by_first(lambda: refused_output(args), args)

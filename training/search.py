@@ -18,8 +18,9 @@ import torch
 from rich.console import Console
 from transformers import TrainerCallback
 
-from ..data.log import SPLITS, TAXONOMY_FILE, VALIDATION, InterestLog
+from ..data.log import SPLITS, TAXONOMY_FILE, TRAIN, VALIDATION, InterestLog
 from ..recommendation.log_tensors import LogTensors
+from .arguments import minutes_for
 from .run import new_model, train
 from .search_recipe import CACHE_FOLDER, arguments, dials, fixed_values, usual_values
 from .search_report import FIGURES, TRIALS_FILE, complete_trials, describe, print_best, write_outputs
@@ -53,7 +54,7 @@ def search(
         data, output: the interest dataset; the folder that gets `best.yaml` (a recipe for `finetune`, written after every
             better trial), `trials.csv`, `study.jsonl` (optuna's journal) and `cache` (text vectors).
         trials (`int`): finished trials, those of earlier calls and those ended early or failed among them.
-        minutes_per_trial (`float`, *optional*): time budget of a trial, 0 for none; default: `max_minutes` of the recipe, or 5.
+        minutes_per_trial (`float`, *optional*): time budget of a trial, 0 for none; default: what the recipe would take, or 5.
         max_minutes (`float`, *optional*): no trial is begun that would not end within so many minutes of this call.
 
     Raises:
@@ -67,14 +68,17 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     began, data, output = time.monotonic(), Path(data), Path(output)
     recipe = fixed_values(argv)
-    if minutes_per_trial is None:
-        minutes_per_trial = recipe.get("max_minutes", MINUTES_PER_TRIAL)
-    recipe["max_minutes"] = minutes_per_trial = float(minutes_per_trial)
-    if max_minutes is not None and max_minutes < minutes_per_trial:
-        raise ValueError(f"--max-minutes is {max_minutes:g}, less than a trial's {minutes_per_trial:g}")
     log = InterestLog.load(data, SPLITS[: VALIDATION + 1], streaming=bool(recipe.get("streaming")))
     if not (log.split == VALIDATION).any():
         raise ValueError(f"{data}: no validation events, nothing to search on")
+    rate = recipe.pop("minutes_per_100k_events", None) or 0.0
+    if minutes_per_trial is None:
+        minutes_per_trial = recipe.get("max_minutes")
+    if minutes_per_trial is None:
+        minutes_per_trial = minutes_for(float(rate), int((log.split == TRAIN).sum())) or MINUTES_PER_TRIAL
+    recipe["max_minutes"] = minutes_per_trial = float(minutes_per_trial)
+    if max_minutes is not None and max_minutes < minutes_per_trial:
+        raise ValueError(f"--max-minutes is {max_minutes:g}, less than a trial's {minutes_per_trial:g}")
     space = dials(log, recipe)
     if not space:
         raise ValueError("every dial is fixed, nothing to search")
@@ -151,7 +155,7 @@ def open_study(output: Path) -> optuna.Study:
 
     try:
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(output / STUDY_FILE)))
-        # validations, not steps, are counted: the same share of the run, whatever the setting
+        # eighths of the run, not steps, are counted: slow settings take fewer of them, and not every one is validated
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
         return optuna.create_study(
             study_name="search", storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
@@ -194,7 +198,9 @@ class Report(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         value = (metrics or {}).get("eval_objective")
         if value is not None and math.isfinite(value):
-            self.trial.report(value, len(self.validations))
+            share = metrics.get("eval_progress")
+            done = round(share * args.evaluations) if share is not None and args.evaluations else len(self.validations)
+            self.trial.report(value, done)
             self.validations.append(metrics)
             if not control.should_training_stop and self.trial.should_prune():
                 self.pruned = control.should_training_stop = True

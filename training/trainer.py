@@ -99,8 +99,9 @@ MOST_VALIDATION = 0.2  # share of a time budget that validations may take
 
 
 class ValidateOften(TrainerCallback):
-    """Asks for `evaluations` validations with checkpoints, evenly over steps or the time budget, whichever is further; for fewer
-    where they would take more than a fifth of the budget, as with a tuned text tower, which encodes all texts anew for each."""
+    """Asks for `evaluations` validations with checkpoints, evenly over steps or the time budget, whichever is further; after
+    the first for fewer where they would take more than a fifth of the budget, as with a tuned text tower, which encodes all texts anew
+    for each. The end of the budget asks for one of its own."""
 
     def __init__(self, budget: TimeBudget, evaluations: int):
         self.budget, self.evaluations, self.last = budget, evaluations, 0.0
@@ -450,6 +451,8 @@ class InterestTrainer(Trainer):
         self.budget.validation_seconds = largest(time.monotonic() - started, self.args)
         if self.average is not None:
             self.average.keep(figures, self.state.global_step)
+        progress = max(self.state.global_step / max(self.state.max_steps, 1), self.budget.progress)
+        figures["progress"] = min(progress, 1.0)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -30,7 +30,7 @@ class Validation:
     given its scene, at the leaves, on the validation split.
 
     They are joined into `objective`: log NDCG@10 minus the cross-entropies (nats each), higher is better. `ndcg@10_error` is the
-    standard error of that mean over questions: what two validations may differ by and mean nothing. `blend` are the ranking cases
+    standard error of that mean over questions: two validations that ask the same ones differ by less than that by chance. `blend` are the ranking cases
     that [`fit_blend`] asks, once.
 
     Args:
