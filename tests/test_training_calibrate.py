@@ -132,8 +132,11 @@ def test_intervals_hold_on_the_windows_that_they_are_calibrated_on(parts):
 
 def test_few_counts_shift_nothing_and_no_shift_is_endless():
     assert shift_that_holds(lambda shift: np.r_[np.zeros(99), np.full(500, np.nan)]) == 0.0
-    assert shift_that_holds(lambda shift: np.zeros(100)) == pytest.approx(-3, abs=0.01)
-    assert shift_that_holds(lambda shift: np.ones(100)) == pytest.approx(3, abs=0.01)
+    assert shift_that_holds(lambda shift: np.zeros(100)) == 0.0  # no width helps
+    uniform = np.linspace(0, 1, 1000, endpoint=False)
+    assert shift_that_holds(lambda shift: (uniform < 0.5 - 0.05 * shift).astype(float)) == -3.0
+    # beyond some width the interval leaves what happens behind: the one that holds most often
+    assert shift_that_holds(lambda shift: (uniform < 0.7 - abs(shift + 1)).astype(float)) == -1.0
 
 
 @pytest.mark.parametrize(("people", "narrower"), [(200, False), (20_000, True)])

@@ -17,6 +17,7 @@ from .validation import Validation
 
 ENOUGH_PEOPLE = 30
 ENOUGH_CELLS = 100  # counts that say how often intervals hold
+STEP = 0.25
 MOST = 3.0  # largest shift of a log concentration
 
 
@@ -75,12 +76,22 @@ def shift_that_holds(inside: Callable[[float], np.ndarray]) -> float:
     enough = CENTRAL + float(np.sqrt((apart**2).sum()) / number.sum())
     if CENTRAL <= share <= enough:
         return 0.0
-    target = CENTRAL if share < CENTRAL else enough
-    low, high = -MOST, MOST
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if np.nanmean(inside(middle)) > target else (low, middle)
-    return (low + high) / 2
+    wide = share < CENTRAL
+    target, sign = (CENTRAL, -1.0) if wide else (enough, 1.0)
+    best, best_share, last = 0.0, share, 0.0
+    for step in sign * np.arange(STEP, MOST + STEP / 2, STEP):
+        share = float(np.nanmean(inside(step)))
+        if (share >= target) if wide else (share <= target):
+            near, far = last, float(step)
+            for _ in range(6):
+                middle = (near + far) / 2
+                reached = np.nanmean(inside(middle)) >= target if wide else np.nanmean(inside(middle)) <= target
+                near, far = (near, middle) if reached else (middle, far)
+            return far
+        if (share > best_share) if wide else (share < best_share):
+            best, best_share = float(step), share
+        last = float(step)
+    return best  # where the forecast itself is off no width helps: the one that comes nearest
 
 
 @torch.no_grad()
