@@ -18,6 +18,7 @@ from .validation import Validation
 ENOUGH_PEOPLE = 30
 ENOUGH_CELLS = 100  # counts that say how often intervals hold
 STEP = 0.25
+WORTH = 0.005  # what a further step has to bring where none makes intervals hold
 MOST = 3.0  # largest shift of a log concentration
 
 
@@ -25,9 +26,9 @@ def calibrate(predictor: ModelPredictor, validation: Validation) -> dict | None:
     """What makes intervals hold on the validation windows.
 
     For future shares the shift `a + b log(h / W)` of the log concentrations that is likeliest there, and then an `a` at which four in
-    five counts lie in their 80 % intervals, as those of a new window should ([`shift_that_holds`]). On the windows that it trained on a forecast is nearer to
-    what happened than on new ones, and training counts a long window for less than its events, so that intervals come out too
-    narrow, those of long windows most of all. Where changes come in lumps that no Dirichlet has, the likeliest concentration is not
+    five counts lie in their 80 % intervals, as those of a new window should ([`shift_that_holds`]). On the windows that it trained
+    on a forecast is nearer to what happened than on new ones, and training counts a long window for less than its events, so that
+    intervals come out too narrow, those of long windows most of all. Where changes come in lumps that no Dirichlet has, the likeliest concentration is not
     the one whose intervals hold. For intensity the shift of the log sizes of its negative binomials, likewise.
 
     Returns:
@@ -88,7 +89,7 @@ def shift_that_holds(inside: Callable[[float], np.ndarray]) -> float:
                 reached = np.nanmean(inside(middle)) >= target if wide else np.nanmean(inside(middle)) <= target
                 near, far = (near, middle) if reached else (middle, far)
             return far
-        if (share > best_share) if wide else (share < best_share):
+        if (share > best_share + WORTH) if wide else (share < best_share - WORTH):
             best, best_share = float(step), share
         last = float(step)
     return best  # where the forecast itself is off no width helps: the one that comes nearest
