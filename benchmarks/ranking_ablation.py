@@ -3,7 +3,8 @@
 Trains every variant of a group on one interest dataset, each with the same minutes and seeds, and prints a Markdown table:
 NDCG@10 on the test split (seen items filtered by the log's own repeat rate), the paired difference to the first variant with
 its 95 % bootstrap interval over users (seeds averaged case by case), NDCG@10 of warm targets with its own paired difference, of
-cold targets in the whole catalogue and among cold items, steps, and what averaging the seeds' scores gives. Finished runs are kept in `--output` and not done again.
+cold targets in the whole catalogue and among cold items, steps, and what averaging the seeds' scores gives. Finished runs are
+kept in `--output` and not done again.
 """
 
 from __future__ import annotations

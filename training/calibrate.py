@@ -28,8 +28,8 @@ def calibrate(predictor: ModelPredictor, validation: Validation) -> dict | None:
     For future shares the shift `a + b log(h / W)` of the log concentrations that is likeliest there, and then an `a` at which four in
     five counts lie in their 80 % intervals, as those of a new window should ([`shift_that_holds`]). On the windows that it trained
     on a forecast is nearer to what happened than on new ones, and training counts a long window for less than its events, so that
-    intervals come out too narrow, those of long windows most of all. Where changes come in lumps that no Dirichlet has, the likeliest concentration is not
-    the one whose intervals hold. For intensity the shift of the log sizes of its negative binomials, likewise.
+    intervals come out too narrow, those of long windows most of all. Where changes come in lumps that no Dirichlet has, the
+    likeliest concentration is not the one whose intervals hold. For intensity the shift of the log sizes of its negative binomials, likewise.
 
     Returns:
         `{"shares": [a, b], "intensity": c}` for [`apply_calibration`], c 0 where there is no intensity; None where fewer than

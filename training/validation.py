@@ -30,8 +30,8 @@ class Validation:
     given its scene, at the leaves, on the validation split.
 
     They are joined into `objective`: log NDCG@10 minus the cross-entropies (nats each), higher is better. `ndcg@10_error` is the
-    standard error of that mean over questions: two validations that ask the same ones differ by less than that by chance. `blend` are the ranking cases
-    that [`fit_blend`] asks, once.
+    standard error of that mean over questions: two validations that ask the same ones differ by less than that by chance. `blend`
+    are the ranking cases that [`fit_blend`] asks, once.
 
     Args:
         log (`InterestLog`): the log.
