@@ -6,6 +6,7 @@ import ast
 import csv
 import gzip
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
+
+
+PAIR = ("user_id", "item_id")  # a line of SASRec's layout
 
 
 @dataclass
@@ -81,7 +85,8 @@ class RawLog:
 
 
 def read_table(path: str | Path) -> SourceTable:
-    """Reads CSV, TSV, JSON lines (or one JSON list) or Parquet, also gzipped.
+    """Reads CSV, TSV, JSON lines (or one JSON list) or Parquet, also gzipped, and SASRec's layout: no header, a user's and an item's
+    number a line with a blank between, in the order of events.
 
     Raises:
         ValueError: no such file, an empty one, or one of another form; the message names file and line.
@@ -97,7 +102,9 @@ def read_table(path: str | Path) -> SourceTable:
             return SourceTable(path.name, _plain(pq.read_table(source)), "rows", path)
         if {".json", ".jsonl", ".ndjson"} & set(suffixes):
             return _read_json(path)
-        return _read_csv(path)
+        with _open_text(path) as lines:
+            pairs = re.fullmatch(r"\d+[ \t]\d+\s*", lines.readline(200))
+        return _read_pairs(path) if pairs else _read_csv(path)
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise ValueError(f"{path}: not readable ({str(error).splitlines()[0]})") from None
 
@@ -140,6 +147,19 @@ def read_lines(path: Path, separator: str, names: Sequence[str], encoding: str =
     extra = columns[len(names) :]
     frame.attrs["extra"] = [list(column) for column in extra]
     return SourceTable(path.name, frame, "lines", path, notes)
+
+
+def _read_pairs(path: Path) -> SourceTable:
+    """A user and an item a line, without a header."""
+    rows = []
+    with _open_text(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            cells = line.split()
+            if len(cells) == 2:
+                rows.append(cells)
+            elif cells or next(lines, "").strip():
+                raise ValueError(f"{path.name}:{number}: {line.strip()[:80]!r}, expected a user and an item as in line 1")
+    return SourceTable(path.name, pd.DataFrame(rows, columns=list(PAIR), dtype="str"), "lines", path)
 
 
 def _open_text(path: Path, encoding: str | None = None):

@@ -205,6 +205,19 @@ def test_times_in_seconds_milliseconds_dates_and_positions(tmp_path):
     assert read_log_table(tmp_path / "e.csv", None, time="order").events["timestamp"].tolist() == [0, 1]
 
 
+def test_a_user_and_an_item_a_line_are_events_in_their_order(tmp_path):
+    file = tmp_path / "ml-1m.txt"
+    file.write_text("1 7\n1 9\n2 7\n\n")
+    raw = read_log_table(file, None)
+    assert raw.time == "order"
+    assert raw.events[["user_id", "item_id"]].to_numpy().tolist() == [["1", "7"], ["1", "9"], ["2", "7"]]
+    assert raw.events["timestamp"].tolist() == [0, 1, 2]
+    for wrong, line in (("1 7\n1 9 5\n", 2), ("1 7\n\n1 9\n", 2), ("1 7\n1 9\n4", 3)):
+        file.write_text(wrong)
+        with pytest.raises(ValueError, match=f"ml-1m.txt:{line}: .*expected a user and an item as in line 1"):
+            read_log_table(file, None)
+
+
 HEAD = "user_id,item_id,timestamp,value\n"
 
 

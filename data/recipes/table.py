@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..columns import attribute_dicts, category_paths, find_columns, ids, numbers, texts, times, vector_columns
-from ..reading import RawLog, SourceTable, read_table
+from ..reading import PAIR, RawLog, SourceTable, read_table
 
 
 ITEM_ID = (
@@ -59,6 +59,8 @@ def read_log_table(
         ValueError: a missing file or column, or a cell of the wrong type; the message names file and line.
     """
     table = read_table(events)
+    if time is None and table.kind == "lines" and tuple(table.frame) == PAIR:
+        time = "order"
     catalogue = read_table(items) if items is not None else None
     given = split_columns(columns or {}, table, catalogue)
     frame, dropped, notes, kind, found = read_events(table, given["events"], time)
