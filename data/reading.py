@@ -158,7 +158,9 @@ def _read_pairs(path: Path) -> SourceTable:
             if len(cells) == 2:
                 rows.append(cells)
             elif cells or next(lines, "").strip():
-                raise ValueError(f"{path.name}:{number}: {line.strip()[:80]!r}, expected a user and an item as in line 1")
+                raise ValueError(
+                    f"{path.name}:{number}: {line.strip()[:80]!r}, expected a user and an item as in line 1"
+                )
     return SourceTable(path.name, pd.DataFrame(rows, columns=list(PAIR), dtype="str"), "lines", path)
 
 

@@ -243,14 +243,21 @@ class BatchBuilder:
             moment = here + 1 + (later * pause).astype(np.int64)
         # between two distinct timestamps: the history is everything strictly before the moment
         keep = (moment > here) & (moment <= np.maximum(following, here + 1)) & (following > here)
+        first = events[row, np.argmax(same, 1)]
+        keep &= self._seen_enough(events[row, column], first, user[row, column])
         return {
             "row": row[keep],
             "position": column[keep],
             "time": moment[keep],
             "user": user[row, column][keep],
             "event": events[row, column][keep],
-            "start": events[row, np.argmax(same, 1)][keep],
+            "start": first[keep],
         }
+
+    def _seen_enough(self, event, first, user) -> np.ndarray:
+        """Whether a row holds a person's history up to `event`, from `first` on, whole or at least half a row of it: who is asked about
+        right after the beginning of a piece would seem to have done nothing lately."""
+        return (first == self.log.offsets[user]) | (event - first >= self.rows.length // 2)
 
     def _next_events(self, random, events, segments, user) -> dict[str, torch.Tensor]:
         """Positions of the rows after which, at a later time, something happens that training may see: what that is, at its time.
