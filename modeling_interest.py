@@ -2256,23 +2256,37 @@ class InterestModel(InterestPreTrainedModel):
             }
 
     def domain_losses(self, output, completion_counts, future_counts, future_mask) -> dict:
-        """Dirichlet-multinomial losses, per query weighted by one over the root of its events."""
+        """`completion`: Dirichlet-multinomial, per query weighted by one over the root of its events. `future`: cross-entropy of what
+        happened, mean over levels and over the windows that hold anything, as an evaluation asks; how sure it is learns from the
+        likelihood above, its shares do not: where things come in lumps, as an invoice's lines, a lump would pass for much evidence.
+        """
         losses, head = {}, self.domain_head
         if head is None:
             return losses
-        top = head.statistics.depth == 0
+        depth = head.statistics.depth
+        levels = int(depth.max()) + 1
+
+        def likelihood(counts, total, log_conditional, concentration, asked):
+            loss = head.dirichlet_multinomial(counts, log_conditional, concentration)
+            weight = asked * total.clamp(min=1).rsqrt() * (total > 0)
+            return (loss * weight).sum() / (weight * total).sum().clamp(min=1)
+
         if completion_counts is not None:
             known = completion_counts[:, 0].isfinite()
             counts = completion_counts.nan_to_num(0.0)
-            total = (counts * top).sum(-1)
-            loss = head.dirichlet_multinomial(counts, output["log_conditional"], output["completion_concentration"])
-            weight = known * total.clamp(min=1).rsqrt() * (total > 0)
-            losses["completion"] = (loss * weight).sum() / (weight * total).sum().clamp(min=1)
+            total = (counts * (depth == 0)).sum(-1)
+            losses["completion"] = likelihood(
+                counts, total, output["log_conditional"], output["completion_concentration"], known
+            )
         if future_counts is not None and future_mask is not None:
-            total = (future_counts * top).sum(-1)
-            loss = head.dirichlet_multinomial(future_counts, output["log_future_conditional"], output["concentration"])
-            weight = future_mask * total.clamp(min=1).rsqrt() * (total > 0)
-            losses["future"] = (loss * weight).sum() / (weight * total).sum().clamp(min=1)
+            total = (future_counts * (depth == 0)).sum(-1)
+            asked, log_conditional = future_mask & (total > 0), output["log_future_conditional"]
+            # a share among siblings is part of the absolute shares of its own level and of all below it
+            entropy = -(future_counts * log_conditional * (levels - depth) / levels).sum(-1) / total.clamp(min=1e-9)
+            certainty = likelihood(
+                future_counts, total, log_conditional.detach(), output["concentration"], future_mask
+            )
+            losses["future"] = (entropy * asked).sum() / asked.sum().clamp(min=1) + certainty - certainty.detach()
         return losses
 
     def intensity_loss(self, output, counts, mask) -> torch.Tensor:
