@@ -156,6 +156,9 @@ class InterestConfig(PreTrainedConfig):
             Future interest differs from long-run interest.
         use_domain_residual (`bool`, *optional*, defaults to `True`):
             The network corrects the statistics.
+        trajectory_half_lives (`list[float]`, *optional*):
+            A small network corrects the statistical prior's drift, the same for every domain; it reads everybody's shares of these
+            half-lives, too, in days, for `time_unit="order"` in hundredths of the log. None: no such network.
         use_domain_view (`bool`, *optional*, defaults to `True`):
             Domain and intensity heads read the history as a sequence of domains, through layers of their own; without it they
             read the states that ranking reads.
@@ -255,6 +258,7 @@ class InterestConfig(PreTrainedConfig):
     use_prior: bool = True
     use_drift: bool = True
     use_domain_residual: bool = True
+    trajectory_half_lives: list[float | int] | None = None
     use_domain_view: bool = True
     use_domain_fusion: bool = True
     use_next_event: bool = False

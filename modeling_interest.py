@@ -739,10 +739,11 @@ class InterestStatistics(nn.Module):
         return torch.cat(weight, 1).mul(math.log(2)).exp() * keys[:, None]
 
     def forward(self, weights, event_nodes, event_shares, older, population):
-        """Log posterior of the undecayed counts `(M, K)`, log mixtures per kernel `(M, 3, K)`, log components `(M, J, K)`.
+        """Log posterior of the undecayed counts `(M, K)`, log mixtures per kernel `(M, 3, K)`, log components `(M, J, K)`,
+        and how many events of its parent each count of a domain is taken from `(M, J', K)`, the undecayed one last.
 
-        Args: weights `(M, J, T)`; event_nodes `(M, T, P)`, -1 = none; event_shares `(M, T, P)`; older `(M, K)` counts
-        from before the band; population `(M, 2, K)` absolute shares, long-run and recent.
+        Args: weights `(M, J', T)`; event_nodes `(M, T, P)`, -1 = none; event_shares `(M, T, P)`; older `(M, K)` counts
+        from before the band; population `(M, 2 + F, K)` absolute shares, long-run, recent and others that are not read.
         """
         batch, number = weights.shape[:2]
         index = torch.where(event_nodes >= 0, event_nodes, len(self.group)).flatten(1)[:, None].expand(-1, number, -1)
@@ -754,7 +755,7 @@ class InterestStatistics(nn.Module):
         """The same from the counts of the band, `(M, J, K)`."""
         # the undecayed counts come last
         counts = torch.cat([counts[:, :-1], counts[:, -1:] + older[:, None]], 1)
-        population = population + 1e-5
+        population = population[:, :2] + 1e-5
         base = population / group_sum(population, self.group, self.num_groups)[..., self.group]
         mix = self.population_mix.sigmoid()[self.depth]
         pull = mix * base[:, 0] + (1 - mix) * base[:, 1]
@@ -763,7 +764,42 @@ class InterestStatistics(nn.Module):
         shares = (counts + strength * pull[:, None]) / (total[..., self.group] + strength)
         components = torch.cat([shares, base], 1)
         mixed = torch.einsum("kdj,mjd->mkd", self.mixture.softmax(-1)[:, self.depth], components)
-        return shares[:, -1].log(), mixed.log(), components.log(), total[:, -1]
+        return shares[:, -1].log(), mixed.log(), components.log(), total[..., self.group]
+
+
+class InterestTrajectory(nn.Module):
+    """What the counts of a domain say of its drift beyond a mixture of them: one small network for all domains.
+
+    It reads how the decayed shares and everybody's stand to the long run, on a logarithmic scale, how large that is, how many events
+    each of them is taken from, and where everybody is going: a mixture weighs a recent share alike whether the domain is a habit
+    or a whim.
+    """
+
+    SIZE = 32
+
+    def __init__(self, config: InterestConfig, statistics: InterestStatistics):
+        super().__init__()
+        counts = statistics.num_components - 2
+        self.level = nn.Embedding(int(statistics.depth.max()) + 1, self.SIZE)
+        features = statistics.num_components + counts + 3 + len(config.trajectory_half_lives or [])
+        self.first = nn.Linear(features, self.SIZE)
+        self.second = nn.Linear(self.SIZE, self.SIZE)
+        self.drift = InterestZeroLinear(self.SIZE, 3)
+
+    def forward(self, depth, share, posterior, components, totals, population) -> torch.Tensor:
+        """Drift per kernel `(M, K, 3)`.
+
+        Args: depth `(K,)`; share, posterior `(M, K)` log shares of the long run, absolute and among siblings; components, totals
+        as [`InterestStatistics`] gives them; population `(M, 2 + F, K)` absolute shares, long-run, recent and of F further pasts.
+        """
+        apart = (components - posterior[:, None]).clamp(-4, 4)
+        about = torch.stack([share, posterior], 1).clamp(min=-12) / 4 + 1
+        own = (posterior.exp() * totals[:, -1]).log1p() / 2 - 1
+        population = population.clamp(min=1e-5).log()
+        trends = 2 * (population[:, 2:] - population[:, :1]).clamp(-2, 2)
+        features = torch.cat([apart, totals.log1p() / 3 - 1, about, own[:, None], trends], 1).transpose(1, 2)
+        hidden = F.silu(self.first(features) + self.level(depth))
+        return self.drift(F.silu(self.second(hidden)))
 
 
 NEVER_SEEN = -30.0  # log-odds of a domain that no state was taught to foresee
@@ -779,6 +815,8 @@ class InterestDomainHead(nn.Module):
         tree = DomainTree(config.domains or [])
         size, self.num_groups = config.hidden_size, len(tree) + 1
         self.statistics = InterestStatistics(config, tree)
+        reads = config.trajectory_half_lives is not None
+        self.trajectory = InterestTrajectory(config, self.statistics) if reads else None
         text_size = text_width(config)
         self.name = nn.Linear(text_size, size)
         self.node = nn.Embedding(len(tree), size)
@@ -840,10 +878,16 @@ class InterestDomainHead(nn.Module):
         """Long-run and future shares at the configured horizons, and behind them at further `horizons (H',)`."""
         group = self.statistics.group
         with torch.autocast(user.device.type, enabled=False):
-            posterior, mixed, components, evidence = self.statistics(
+            posterior, mixed, components, totals = self.statistics(
                 weights, event_nodes, event_shares, older, population
             )
-        log_total = evidence.log1p()[:, group]
+            log_total = totals[:, -1].log1p()
+            trajectory = None
+            if self.trajectory is not None:
+                depth, share = self.statistics.depth, self.down_the_path(posterior)
+                trajectory = self.trajectory(depth, share, posterior, components, totals, population)
+            # nobody is told apart without events
+            known = totals[:, -1, :1, None] / (totals[:, -1, :1, None] + 1)
         residual, vectors = posterior.new_zeros(len(user), 4, len(group)), None
         if self.config.use_domain_residual:
             # all domains at once: what somebody's mix says of each domain, against the population's long run
@@ -860,8 +904,9 @@ class InterestDomainHead(nn.Module):
             if self.added:
                 ahead = ahead.index_fill(-1, torch.tensor(self.added, device=ahead.device), 0.0)
             by_node = by_node + F.pad(5 * torch.einsum("wr,mwk->mkr", self.ahead_weight, ahead), (1, 0))
-            # nobody is told apart without events
-            residual = (by_node * (evidence[:, :1, None] / (evidence[:, :1, None] + 1))).transpose(1, 2)
+            residual = (by_node * known).transpose(1, 2)
+        if trajectory is not None:
+            residual = residual + F.pad(trajectory * known, (1, 0)).transpose(1, 2)
         with torch.autocast(user.device.type, enabled=False):
             return {"domain_embeds": vectors} | self.shares(posterior, mixed, residual.float(), log_total, horizons)
 
@@ -1048,10 +1093,10 @@ class InterestContextHead(nn.Module):
         residual = self.direction(self.direction_norm(hidden)).float() @ self.node.weight.float().T
         with torch.autocast(hidden.device.type, enabled=False):
             population = population * everybody.exp()[:, None]
-            _, mixed, components, evidence = statistics.posteriors(counts, older, population)
+            _, mixed, components, totals = statistics.posteriors(counts, older, population)
             tilts = (components - components[:, -2:-1]).clamp(-4, 4)
             tilts = torch.cat([tilts, everybody[:, None], mixed], 1)
-            amount = evidence[:, 0].log1p() / 5
+            amount = totals[:, -1, 0].log1p() / 5
             constant, slope = (torch.einsum("kj,mjk->mk", part[statistics.depth], tilts) for part in self.tilt)
             logits = mixed[:, 0] + constant + amount[:, None] * slope + residual
             return group_log_softmax(logits, statistics.group, statistics.num_groups)
@@ -1256,7 +1301,8 @@ class InterestPopulation(nn.Module):
 
     def __init__(self, config: InterestConfig):
         super().__init__()
-        self.shares = nn.Buffer(torch.full((2, max(config.num_domains, 1)), 1.0))
+        pasts = 2 + len(config.trajectory_half_lives or [])
+        self.shares = nn.Buffer(torch.full((pasts, max(config.num_domains, 1)), 1.0))
         self.rate = nn.Buffer(torch.ones(1))
         self.item_features = nn.Buffer(torch.zeros(config.num_items, config.num_item_features))
         timed = config.use_next_event and config.use_calendar and config.time_unit == "seconds"
@@ -1354,6 +1400,9 @@ class InterestPreTrainedModel(PreTrainedModel):
             if isinstance(module, InterestDomainHead):
                 init.normal_(module.ahead_node.weight, std=self.config.hidden_size**-0.5)
                 init.normal_(module.ahead_direction.weight, std=self.config.hidden_size**-0.5)
+        elif isinstance(module, InterestTrajectory):
+            for linear in (module.first, module.second):
+                init.normal_(linear.weight, std=linear.in_features**-0.5)
         elif isinstance(module, InterestContextHead):
             init.zeros_(module.tilt)
             init.normal_(module.node.weight, std=self.config.hidden_size**-0.5)
@@ -1442,6 +1491,7 @@ class InterestModel(InterestPreTrainedModel):
         self.neighbours = InterestNeighbours(config) if config.num_items and config.num_neighbours else None
         self.newcomers = InterestNewcomers(config) if self.neighbours is not None and config.use_newcomers else None
         self.task_balance = InterestTaskBalance(config) if config.task_weighting == "uncertainty" else None
+        self.encodes_history = True  # False while the statistical prior is fitted alone: states are zeros
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -1582,6 +1632,8 @@ class InterestModel(InterestPreTrainedModel):
             value = state[name]
             wide = value.mean(-1, keepdim=True).repeat(*(1 for _ in value.shape[:-1]), len(new) + 1)
             state[name] = wide.index_copy(-1, groups, value)
+        if self.domain_head.trajectory is not None:
+            by_level["domain_head.trajectory.level.weight"] = 0
         for name, axis in by_level.items():
             value = state[name]  # deeper levels than any before take the deepest one's
             level = torch.arange(new.num_levels, device=self.device).clamp(max=old.num_levels - 1)
@@ -1594,13 +1646,13 @@ class InterestModel(InterestPreTrainedModel):
             for head in present:
                 state.pop(f"{head}.{name}", None)
         shares = state["population.shares"]
-        wide = shares.new_zeros(2, len(new))
+        wide = shares.new_zeros(len(shares), len(new))
         known = {new.index[node]: old.index[node] for node in old.ids}
         for node, parent in enumerate(new.parent.tolist()):
             siblings = [other for other, above in enumerate(new.parent.tolist()) if above == parent]
-            part = shares.new_full((2,), 1 / len(siblings))
+            part = shares.new_full((len(shares),), 1 / len(siblings))
             if node in known:
-                above = shares[:, known[parent]] if parent >= 0 else shares.new_ones(2)
+                above = shares[:, known[parent]] if parent >= 0 else shares.new_ones(len(shares))
                 kept = sum(other in known for other in siblings) / len(siblings)
                 part = shares[:, known[node]] / above.clamp(min=1e-12) * kept
             wide[:, node] = part * (wide[:, parent] if parent >= 0 else 1.0)
@@ -1747,7 +1799,7 @@ class InterestModel(InterestPreTrainedModel):
             history_counts (`torch.FloatTensor` of shape `(M, K)`, *optional*): events per domain older than the row.
             history_events (`torch.FloatTensor` of shape `(M,)`, *optional*): events older than the row.
             history_days (`torch.FloatTensor` of shape `(M,)`, *optional*): days from the person's first event to the query.
-            population_shares (`torch.FloatTensor` of shape `(M, 2, K)`, *optional*): everybody's long-run and recent shares
+            population_shares (`torch.FloatTensor` of shape `(M, 2 + F, K)`, *optional*): everybody's long-run and recent shares
                 before the query. Default: those at the end of the training log.
             candidates (`torch.LongTensor` of shape `(M, C)`, *optional*): item rows to score, -1 = padding.
             candidate_labels (`torch.FloatTensor` of shape `(M, C)`, *optional*): 1 / 0 for candidates that were shown and
@@ -1770,7 +1822,7 @@ class InterestModel(InterestPreTrainedModel):
             event_counts (`torch.FloatTensor` of shape `(E, K)`, *optional*): their shares at every node.
             event_scenes (`torch.LongTensor` of shape `(E,)`, *optional*): their scenes, -1 = none.
             event_history_counts (`torch.FloatTensor` of shape `(E, K)`, *optional*): as `history_counts`.
-            event_population_shares (`torch.FloatTensor` of shape `(E, 2, K)`, *optional*): as `population_shares`.
+            event_population_shares (`torch.FloatTensor` of shape `(E, 2 + F, K)`, *optional*): as `population_shares`.
             horizons (`torch.FloatTensor` of shape `(H',)`, *optional*): any positive horizons, in `config.horizon_unit`, at
                 which `future_interest`, `concentration`, `intensity` and `intensity_dispersion` answer. Shares follow
                 the drift kernels; between configured horizons log intensity is linear in log h, outside the nearest one's
@@ -1827,13 +1879,16 @@ class InterestModel(InterestPreTrainedModel):
             if cut_targets is not None:
                 ranked = ranked.index_fill(0, cut_rows[cut_targets >= 0], True)
         forecast_only = forecast_only and view is not None
-        states = None
-        if not forecast_only:
+        unread = items.new_zeros(batch, length, self.config.hidden_size, dtype=torch.float32)
+        states = None if forecast_only else unread
+        if not forecast_only and self.encodes_history:
             states = read_rows(ranked, self.event_encoder, self.history_encoder, items, texts, facts, sequence)
         domain_states = None
         if view is not None and self.domain_head is not None:
             if item_domains is None or item_domain_weights is None:
                 raise ValueError("`item_domains` and `item_domain_weights` are needed: the model has domains")
+            domain_states = unread
+        if domain_states is not None and self.encodes_history:
             asked = torch.zeros_like(ranked).index_fill(0, cut_rows, True)
             table = view.items(self.domain_head.node_vectors(), item_domains, item_domain_weights)
             domain_states = read_rows(asked, view.domain_events, view.domain_history, table, texts, facts, sequence)
@@ -2032,6 +2087,9 @@ class InterestModel(InterestPreTrainedModel):
             history_counts = shares.new_zeros(len(rows), self.config.num_domains)
         if population_shares is None:
             population_shares = self.population.shares.expand(len(rows), -1, -1)
+        elif population_shares.shape[1] != len(self.population.shares):
+            expected = f"(M, {len(self.population.shares)}, K)"
+            raise ValueError(f"`population_shares` has shape {tuple(population_shares.shape)}, expected {expected}")
         with torch.autocast(times.device.type, enabled=False):
             weights = head.statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times)
         domains = head(
@@ -2126,7 +2184,7 @@ class InterestModel(InterestPreTrainedModel):
         return dense.scatter_add(2, nodes.masked_fill(nodes < 0, self.config.num_domains), shares)[..., :-1]
 
     def before(self, rows, history_counts, population_shares) -> tuple[torch.Tensor, torch.Tensor]:
-        """Counts from before the band `(M, K)` and population shares `(M, 2, K)` of queries, where none are given too."""
+        """Counts from before the band `(M, K)` and population shares `(M, 2 + F, K)` of queries, where none are given too."""
         if population_shares is None:
             population_shares = self.population.shares.expand(len(rows), -1, -1)
         if history_counts is None:

@@ -42,8 +42,8 @@ class PopulationTable:
     Attributes:
         days (`np.ndarray` of shape `(D,)`): the distinct days on which something happened, ascending (timestamp //
             `width`).
-        table (`np.ndarray` of shape `(D + 1, 2, K)`): float32; row `n` holds the long-run and the recent shares after
-            the first `n` of those days. Absolute shares: top nodes sum to 1, siblings to their parent, none is 0.
+        table (`np.ndarray` of shape `(D + 1, 2 + F, K)`): float32; row `n` holds the long-run shares, the recent ones and those of F
+            further half-lives after the first `n` of those days. Absolute shares: top nodes sum to 1, siblings to their parent, none is 0.
         width (`int`): length of a day in the log's time unit.
     """
 
@@ -53,7 +53,11 @@ class PopulationTable:
 
     @classmethod
     def build(
-        cls, log: InterestLog, allowed: np.ndarray | None = None, half_life_days: float | None = None
+        cls,
+        log: InterestLog,
+        allowed: np.ndarray | None = None,
+        half_life_days: float | None = None,
+        further: tuple[float, ...] = (),
     ) -> PopulationTable:
         """Counts the allowed events day by day.
 
@@ -63,6 +67,7 @@ class PopulationTable:
                 given.
             half_life_days (`float`, *optional*): half-life of the recent shares, 14 days if not given. On a log with
                 positions only it is in hundredths of the range, 5 if not given.
+            further (`tuple[float, ...]`, *optional*): other half-lives, in the same unit.
 
         Raises:
             ValueError: a log without a domain tree, or a half-life that is not positive.
@@ -70,31 +75,34 @@ class PopulationTable:
         if log.tree is None:
             raise ValueError(f"{log.name}: the log has no domain tree, so the population has no shares of domains")
         order = log.facts.get("time") == "order"
-        half_life = half_life_days if half_life_days is not None else (5.0 if order else 14.0)
-        if not half_life > 0:
-            raise ValueError(f"half_life_days is {half_life!r}, expected a positive number")
+        usual = half_life_days if half_life_days is not None else (5.0 if order else 14.0)
+        for half_life in (usual, *further):
+            if not half_life > 0:
+                raise ValueError(f"half_life_days is {half_life!r}, expected a positive number")
+        half_lives = np.array([usual, *further], dtype=np.float64)[:, None]
         chosen = log.item >= 0 if allowed is None else (log.item >= 0) & np.asarray(allowed, dtype=bool)
         timestamp, item = log.timestamp[chosen], log.item[chosen]
         width = SECONDS_PER_DAY
         if order:
             width = max(1, -(-int(np.ptp(log.timestamp) + 1) // ORDER_BINS)) if len(log.timestamp) else 1
-            half_life = max(half_life * ORDER_BINS / 100, 1e-9)
+            half_lives = np.maximum(half_lives * ORDER_BINS / 100, 1e-9)
         days, day = np.unique(timestamp // width, return_inverse=True)
         matrix = sp.csr_matrix((np.ones(len(item), np.float32), (day, item)), shape=(len(days), len(log.item_ids)))
         counts = (matrix @ log.item_nodes).toarray().astype(np.float64)
 
         top = log.tree.depth == 0
-        table = np.empty((len(days) + 1, 2, counts.shape[1]), dtype=np.float32)
+        table = np.empty((len(days) + 1, 1 + len(half_lives), counts.shape[1]), dtype=np.float32)
         long_run = _LONG_RUN_STRENGTH * even_shares(log.tree)
-        recent = np.zeros(counts.shape[1])
+        recent = np.zeros((len(half_lives), counts.shape[1]))
         for row in range(len(days) + 1):
             if row:
                 gap = days[row - 1] - days[row - 2] if row > 1 else 0
-                recent = recent * 0.5 ** (gap / half_life) + counts[row - 1]
+                recent = recent * 0.5 ** (gap / half_lives) + counts[row - 1]
                 long_run = long_run + counts[row - 1]
             share = long_run / long_run[top].sum()
             table[row, 0] = share
-            table[row, 1] = (recent + _RECENT_STRENGTH * share) / (recent[top].sum() + _RECENT_STRENGTH)
+            taken = recent[:, top].sum(1, keepdims=True)
+            table[row, 1:] = (recent + _RECENT_STRENGTH * share) / (taken + _RECENT_STRENGTH)
         return cls(days, table, width)
 
     def index(self, time: np.ndarray) -> np.ndarray:
@@ -102,7 +110,8 @@ class PopulationTable:
         return np.searchsorted(self.days, np.asarray(time, dtype=np.int64) // self.width, side="left")
 
     def shares(self, time: np.ndarray) -> np.ndarray:
-        """Long-run and recent shares from earlier days only: float32 of shape `(Q, 2, K)` for times `(Q,)`."""
+        """Long-run and recent shares, and those of further half-lives, from earlier days only: float32 of shape `(Q, 2 + F, K)` for
+        times `(Q,)`."""
         return self.table[self.index(time)]
 
 

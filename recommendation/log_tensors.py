@@ -71,7 +71,10 @@ class LogTensors:
         )
         if allowed is None and log.facts["split"] == "leave-last":
             allowed = log.split == TRAIN
-        self.population = PopulationTable.build(log, allowed) if model.config.domains else None
+        self.population = None
+        if model.config.domains:
+            further = tuple(model.config.trajectory_half_lives or ())
+            self.population = PopulationTable.build(log, allowed, further=further)
         self.popularity = None
         if model.config.use_popularity and model.config.num_item_features:
             self.popularity = PopularityTable.build(log, allowed)

@@ -55,6 +55,18 @@ def test_recent_shares_follow_the_last_days():
     assert recent > 0.75 and long_run < 0.6
 
 
+def test_further_half_lives_are_tables_of_their_own():
+    log = random_log()
+    asked = np.arange(0, 102, 7) * DAY
+    shares = PopulationTable.build(log, further=(3.0, 60.0)).shares(asked)
+    assert shares.shape[1] == 4
+    for column, half_life in ((1, 14.0), (2, 3.0), (3, 60.0)):
+        alone = PopulationTable.build(log, half_life_days=half_life).shares(asked)
+        np.testing.assert_array_equal(shares[:, [0, column]], alone)
+    with pytest.raises(ValueError, match="half_life_days is 0.0, expected a positive number"):
+        PopulationTable.build(log, further=(3.0, 0.0))
+
+
 def test_population_needs_domains_and_a_half_life():
     log = random_log()
     with pytest.raises(ValueError, match="no domain tree"):

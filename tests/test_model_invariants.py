@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
@@ -33,6 +34,7 @@ SIZES = {
     "use_values": True,
     "use_place": True,
     "use_personal_popularity": True,
+    "trajectory_half_lives": [3.0, 30.0],
     "value_mean": 3.5,
     "actions": ["view", "buy"],
 }
@@ -313,7 +315,7 @@ def test_an_empty_history_is_answered_with_the_population(checkpoint):
     shares = torch.rand(len(TREE))
     shares = torch.from_numpy(TREE_SUMS(shares.numpy()))
     old = model.population.shares.clone()
-    model.population.shares.copy_(shares.expand(2, -1))
+    model.population.shares.copy_(shares.expand(4, -1))
     try:
         output = run(checkpoint, [[], HISTORIES[1]], [CANDIDATES[0], CANDIDATES[1]])
         alone = run(checkpoint, [[]], CANDIDATES[:1])
@@ -408,6 +410,48 @@ def test_switches(tiny_bert):
         assert torch.isfinite(output.ranking_scores).all(), switch
         if switch == "use_drift":
             assert float(output.change_rate.abs().max()) < 1e-6
+
+
+def test_the_trajectory_is_the_same_network_for_every_domain_and_reads_where_everybody_goes(checkpoint):
+    model, processor = checkpoint
+    batch = processor(histories=HISTORIES)
+    pasts = model.population.shares.expand(len(HISTORIES), -1, -1)
+    assert pasts.shape[1] == 4
+    risen = pasts.clone()
+    risen[:, 2, 0] *= 3
+    with torch.no_grad():
+        before, after = (model(**batch, population_shares=shares) for shares in (pasts, risen))
+    # the further pasts are read by the trajectory alone, and move the drift of that domain and what its siblings lose by it
+    torch.testing.assert_close(before.domain_interest, after.domain_interest)
+    assert (before.future_interest[..., 0] - after.future_interest[..., 0]).abs().max() > 1e-5
+    with pytest.raises(ValueError, match=r"`population_shares` has shape \(3, 2, \d+\), expected \(M, 4, K\)"):
+        model(**batch, population_shares=pasts[:, :2])
+
+
+def test_shares_learn_from_cross_entropy_and_certainty_from_the_likelihood(checkpoint):
+    model, processor = checkpoint
+    batch = processor(histories=HISTORIES)
+    head, tree = model.domain_head, TREE
+    counts = torch.zeros(3, 3, len(TREE))
+    for row, leaf in enumerate(np.flatnonzero(tree.is_leaf)[:3]):
+        node, number = int(leaf), 1 + 20 * row
+        while node >= 0:
+            counts[row, :2, node] = number
+            node = int(tree.parent[node])
+    mask = torch.tensor([True, True, False]).expand(3, 3)
+    model.zero_grad()
+    output = model(**batch, future_counts=counts, future_mask=mask)
+    loss = output.losses["future"]
+    # a window of forty events counts as one of one: mean over levels of the cross-entropy of its shares
+    total = counts[..., tree.depth == 0].sum(-1, keepdim=True).clamp(min=1)
+    log_future = output.future_interest.log()
+    levels = torch.stack(
+        [(counts / total * log_future)[..., tree.level(level)].sum(-1) for level in range(tree.num_levels)]
+    )
+    torch.testing.assert_close(loss, -levels.mean(0)[:, :2].mean(), atol=1e-5, rtol=1e-4)
+    output.loss.backward()
+    assert float(head.concentration.grad[0].abs().sum()) > 0
+    assert float(head.trajectory.drift.weight.grad.abs().sum()) > 0
 
 
 def test_a_model_without_domains_ranks(tiny_bert):

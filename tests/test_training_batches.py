@@ -236,6 +236,19 @@ def test_half_lives_follow_the_span_of_training(small_log):
     assert config_for(small_log)["half_lives_days"] == pytest.approx([span / 100, span / 25, span / 6])
 
 
+def test_a_log_dated_by_month_has_no_trajectory(small_log):
+    assert config_for(small_log)["trajectory_half_lives"] == [3.0, 30.0, 120.0]
+    by_day, by_month = (
+        replace(small_log, timestamp=small_log.timestamp // (days * 86_400) * (days * 86_400)) for days in (1, 30)
+    )
+    assert config_for(by_day)["trajectory_half_lives"] == [3.0, 30.0, 120.0]
+    assert config_for(by_month)["trajectory_half_lives"] is None
+    assert config_for(replace(small_log, facts=small_log.facts | {"time": "order"}))["trajectory_half_lives"] == [
+        1.0,
+        20.0,
+    ]
+
+
 @pytest.mark.parametrize(("each", "expected"), [(1, 0.5), (3, 0.5), (6, 0.35), (12, 0.2), (50, 0.2)])
 def test_dropout_is_larger_where_little_is_known_of_each_item(small_log, each, expected):
     item = np.full(small_log.num_events, -1, dtype=np.int32)

@@ -100,7 +100,7 @@ class InterestTrainingArguments(TrainingArguments):
     sampled_items: int = field(default=4096, metadata={"help": "Items per step where the catalogue is large."})
     full_softmax_items: int = field(default=6000, metadata={"help": "Largest catalogue ranked whole in every step."})
     log_q: bool = field(default=True, metadata={"help": "Sampled items are corrected by their chance to be sampled."})
-    prior_steps: int = field(default=120, metadata={"help": "Steps that fit the statistical prior before training."})
+    prior_steps: int = field(default=240, metadata={"help": "Steps that fit the statistical prior before training."})
     lora_rank: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
     lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the LoRA matrices."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the LoRA matrices."})

@@ -8,9 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from ..data.inspect import suggest_horizons
+from ..data.labels import SECONDS_PER_DAY, dates
 from ..data.log import TRAIN, InterestLog
 from ..modeling_interest import HOURS_OF_WEEK, InterestModel, group_log_softmax, hour_of_week
 from ..recommendation.log_tensors import LogTensors, scene_positions
+
+
+TRAJECTORY_DAYS = (3.0, 30.0, 120.0)
 
 
 def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None) -> dict:
@@ -38,7 +42,18 @@ def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None
     if log.facts["time"] == "seconds":
         span = max(int(np.ptp(log.timestamp[train])), 1) / 86400 if train.any() else 1 / 86400
         settings["half_lives_days"] = list(half_life_days or (span / 100, span / 25, span / 6))
+    settings["trajectory_half_lives"] = trajectory_half_lives(log)
     return settings
+
+
+def trajectory_half_lives(log: InterestLog) -> list[float] | None:
+    """Which further pasts of everybody the trajectory reads; none, and no trajectory, where a log is dated so coarsely, by month, that
+    the last days are a single date: what is read then tells the dates apart, which can be learnt by heart."""
+    if log.facts["time"] == "order":
+        return [1.0, 20.0]
+    found = dates(log.timestamp[log.split == TRAIN])
+    coarse = found is not None and np.median(np.diff(found)) > TRAJECTORY_DAYS[0] * SECONDS_PER_DAY
+    return None if coarse else list(TRAJECTORY_DAYS)
 
 
 def known_items(log: InterestLog, min_events: int = 1) -> list[str]:

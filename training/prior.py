@@ -12,6 +12,7 @@ from .batches import BatchBuilder, PackedRows
 
 # of the others' learning rate: the mixture behind windows starts even and has far to go, contexts and intensity soon learn too much
 WINDOWS_RATE = 4.0
+TRAJECTORY_RATE = 0.06  # a network, not a handful of numbers
 
 
 def prior_parameters(model: InterestModel) -> list[torch.nn.Parameter]:
@@ -20,6 +21,7 @@ def prior_parameters(model: InterestModel) -> list[torch.nn.Parameter]:
     if model.domain_head is not None:
         head = model.domain_head
         parameters += [*head.statistics.parameters(), head.kernel, head.concentration, head.concentration_slope]
+        parameters += [] if head.trajectory is None else head.trajectory.parameters()
     for head in (model.next_event_head, model.scene_head):
         if head is not None:
             parameters += [*head.statistics.parameters(), head.tilt]
@@ -55,14 +57,20 @@ def fit_prior(
         parameter.requires_grad_(False)
     for parameter in chosen:
         parameter.requires_grad_(True)
-    windows = [] if model.domain_head is None else [id(parameter) for parameter in model.domain_head.parameters()]
-    fast = [parameter for parameter in chosen if id(parameter) in windows]
-    slow = [parameter for parameter in chosen if id(parameter) not in windows]
-    groups = [{"params": fast, "lr": WINDOWS_RATE * learning_rate}, {"params": slow, "lr": learning_rate}]
+    head = model.domain_head
+    windows = set() if head is None else set(head.parameters())
+    trajectory = set() if head is None or head.trajectory is None else set(head.trajectory.parameters())
+    rates = {
+        TRAJECTORY_RATE: [parameter for parameter in chosen if parameter in trajectory],
+        WINDOWS_RATE: [parameter for parameter in chosen if parameter in windows - trajectory],
+        1.0: [parameter for parameter in chosen if parameter not in windows],
+    }
+    groups = [{"params": parameters, "lr": rate * learning_rate} for rate, parameters in rates.items()]
     optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     switches = model.config.use_domain_residual, model.config.use_domain_fusion
     model.config.use_domain_residual = model.config.use_domain_fusion = False  # they are zero and cost the most
+    model.encodes_history = False  # nothing reads what the encoders say yet
     model.eval()
     losses: list[float] = []
     unused = ("ranking_targets", "cut_targets", "overall_labels", "rating_labels", "item_features")
@@ -85,6 +93,7 @@ def fit_prior(
             epoch += 1
     rows.set_epoch(0)
     model.config.use_domain_residual, model.config.use_domain_fusion = switches
+    model.encodes_history = True
     for parameter, wants in wanted.items():
         parameter.requires_grad_(wants)
         parameter.grad = None
