@@ -1888,10 +1888,12 @@ class InterestModel(InterestPreTrainedModel):
             if item_domains is None or item_domain_weights is None:
                 raise ValueError("`item_domains` and `item_domain_weights` are needed: the model has domains")
             domain_states = unread
-        if domain_states is not None and self.encodes_history:
-            asked = torch.zeros_like(ranked).index_fill(0, cut_rows, True)
-            table = view.items(self.domain_head.node_vectors(), item_domains, item_domain_weights)
-            domain_states = read_rows(asked, view.domain_events, view.domain_history, table, texts, facts, sequence)
+            if self.encodes_history:
+                asked = torch.zeros_like(ranked).index_fill(0, cut_rows, True)
+                table = view.items(self.domain_head.node_vectors(), item_domains, item_domain_weights)
+                domain_states = read_rows(
+                    asked, view.domain_events, view.domain_history, table, texts, facts, sequence
+                )
 
         if cut_positions is None:
             cut_positions = (valid * (positions + 1)).amax(1)[cut_rows] - 1
