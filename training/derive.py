@@ -47,8 +47,8 @@ def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None
 
 
 def trajectory_half_lives(log: InterestLog) -> list[float] | None:
-    """Which further pasts of everybody the trajectory reads; none, and no trajectory, where a log is dated so coarsely, by month, that
-    the last days are a single date: what is read then tells the dates apart, which can be learnt by heart."""
+    """Which further pasts of everybody the trajectory reads; None, and no trajectory, where a log is dated so coarsely, by month, that
+    the last days are a single date."""
     if log.facts["time"] == "order":
         return [1.0, 20.0]
     found = dates(log.timestamp[log.split == TRAIN])
