@@ -449,7 +449,10 @@ def test_shares_learn_from_cross_entropy_and_certainty_from_the_likelihood(check
         [(counts / total * log_future)[..., tree.level(level)].sum(-1) for level in range(tree.num_levels)]
     )
     torch.testing.assert_close(loss, -levels.mean(0)[:, :2].mean(), atol=1e-5, rtol=1e-4)
+    drift = head.trajectory.drift.weight
+    (alone,) = torch.autograd.grad(-levels.mean(0)[:, :2].mean(), drift, retain_graph=True)
     output.loss.backward()
+    torch.testing.assert_close(drift.grad, alone, atol=1e-6, rtol=1e-3)
     assert float(head.concentration.grad[0].abs().sum()) > 0
     assert float(head.trajectory.drift.weight.grad.abs().sum()) > 0
 
