@@ -25,7 +25,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .taxonomy_interest import DomainTree
 
 
-TASKS = ("ranking", "ahead", "overall", "completion", "future", "intensity", "rating", "next_event", "scene")
+TASKS = ("ranking", "ahead", "overall", "completion", "future", "change", "intensity", "rating", "next_event", "scene")
 
 
 def plain_value_errors(config_class):
@@ -177,8 +177,9 @@ class InterestConfig(PreTrainedConfig):
             Where the learned temperature of the ranking scores starts, usually .05 to 1.
         task_weights (`dict[str, float]`, *optional*):
             Lambda per task, of `ranking`, `ahead` (every position foresees the domains of the windows that follow it, which
-            teaches the states that the domain head reads), `overall`, `completion`, `future`, `intensity`, `rating`,
-            `next_event`, `scene`; 0 switches one off.
+            teaches the states that the domain head reads), `overall`, `completion`, `future`, `change` (which domains grow and
+            which fade), `intensity`, `rating`, `next_event`, `scene`; 0 switches one off. A configuration that was saved with
+            all but `change` is from before it: 0.
         task_weighting (`str`, *optional*, defaults to `"fixed"`):
             `"fixed"`, or `"uncertainty"` (Kendall et al. 2018, eq. 10: learned log-variance per task).
 
@@ -282,7 +283,10 @@ class InterestConfig(PreTrainedConfig):
             self.half_lives_days = []
         if self.domains is not None:
             self.domains = DomainTree(self.domains).nodes
-        self.task_weights = dict.fromkeys(TASKS, 1.0) | (self.task_weights or {})
+        given = dict(self.task_weights or {})
+        if set(TASKS) - set(given) == {"change"}:  # saved before there was such a task
+            given["change"] = 0.0
+        self.task_weights = dict.fromkeys(TASKS, 1.0) | given
         try:
             super().__post_init__(**kwargs)
         except StrictDataclassError as error:
@@ -301,7 +305,8 @@ class InterestConfig(PreTrainedConfig):
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks that this model can be taught."""
-        off = {"next_event": not self.use_next_event, "scene": not self.scenes}
+        change = (self.task_weights or {}).get("change", 1.0)
+        off = {"next_event": not self.use_next_event, "scene": not self.scenes, "change": not change}
         return tuple(task for task in TASKS if not off.get(task))
 
     @property

@@ -803,6 +803,10 @@ class InterestTrajectory(nn.Module):
 
 
 NEVER_SEEN = -30.0  # log-odds of a domain that no state was taught to foresee
+CLEAR_CHANGE = 0.2  # |r| from which on a change counts as one
+PAIR_SCALE = (
+    2.0  # log-odds that one domain grew and the other faded, per log ratio of their growth; what a fit of it finds
+)
 NEXT_EVENTS = 20  # the window in events that every position foresees beside those of the horizons
 
 
@@ -1754,6 +1758,7 @@ class InterestModel(InterestPreTrainedModel):
         completion_counts: torch.Tensor | None = None,
         future_counts: torch.Tensor | None = None,
         future_mask: torch.Tensor | None = None,
+        change_labels: torch.Tensor | None = None,
         intensity_counts: torch.Tensor | None = None,
         event_rows: torch.Tensor | None = None,
         event_positions: torch.Tensor | None = None,
@@ -1816,6 +1821,8 @@ class InterestModel(InterestPreTrainedModel):
             completion_counts (`torch.FloatTensor` of shape `(M, K)`, *optional*): hidden events per domain, NaN = no label.
             future_counts (`torch.FloatTensor` of shape `(M, H, K)`, *optional*): events per domain in each window.
             future_mask (`torch.BoolTensor` of shape `(M, H)`, *optional*): windows that are observed.
+            change_labels (`torch.FloatTensor` of shape `(M, 2, K)`, *optional*): long-run share that the change over the reference
+                horizon starts from, and its signed rate in (-1, 1); NaN where the label's gate is shut.
             intensity_counts (`torch.FloatTensor` of shape `(M, H)`, *optional*): events in each window.
             event_rows, event_positions, event_times (`torch.LongTensor` of shape `(E,)`, *optional*): row, last event before,
                 and time of events whose domain is learnt given their time (`use_next_event`) or their scene (`scenes`).
@@ -2036,6 +2043,8 @@ class InterestModel(InterestPreTrainedModel):
         for task, value in shown.items():
             losses[task] = losses[task] + value if task in losses else value
         losses |= self.domain_losses(output, completion_counts, future_counts, future_mask)
+        if self.domain_head is not None and change_labels is not None:
+            losses["change"] = self.change_loss(output["log_future"], change_labels)
         if self.intensity_head is not None and intensity_counts is not None and future_mask is not None:
             losses["intensity"] = self.intensity_loss(output, intensity_counts, future_mask)
         if losses:
@@ -2348,6 +2357,17 @@ class InterestModel(InterestPreTrainedModel):
             )
             losses["future"] = (entropy * asked).sum() / asked.sum().clamp(min=1) + certainty - certainty.detach()
         return losses
+
+    def change_loss(self, log_future, labels) -> torch.Tensor:
+        """How much likelier than not a domain that clearly grew `(|r| > .2)` has the higher rate than one that clearly faded, over all
+        pairs of them: a smooth one minus the area under the ROC curve, as changes are judged by. Cross-entropy alone learns from the
+        size of shares, which large domains have most of."""
+        interest, rate = labels.float().unbind(1)
+        with torch.autocast(log_future.device.type, enabled=False):
+            growth = log_future[:, self.config.reference_index].float() - interest.log()
+            grew, faded = growth[rate > CLEAR_CHANGE], growth[rate < -CLEAR_CHANGE]
+            pairs = F.softplus(-PAIR_SCALE * (grew[:, None] - faded))
+            return pairs.sum() / max(pairs.numel(), 1)
 
     def intensity_loss(self, output, counts, mask) -> torch.Tensor:
         """Negative binomial, mean `mu` and size `s`: variance `mu + mu^2 / s`."""

@@ -52,6 +52,11 @@ def test_later_changes_are_checked_too(tmp_path):
 
 def test_whole_numbers_are_weights():
     assert InterestConfig(task_weights={"overall": 0}).task_weights["overall"] == 0
+    # a checkpoint from before a task has no learned weight for it
+    before = InterestConfig().task_weights
+    assert before.pop("change") == 1 and "change" in InterestConfig().tasks
+    assert InterestConfig(task_weights=before).task_weights["change"] == 0
+    assert "change" not in InterestConfig(task_weights=before).tasks
 
 
 def test_configuration_comes_back_from_disk(tmp_path):

@@ -352,6 +352,7 @@ def test_every_trainable_part_gets_a_gradient(checkpoint):
         completion_counts=torch.ones(users, domains),
         future_counts=torch.ones(users, 3, domains),
         future_mask=torch.ones(users, 3, dtype=torch.bool),
+        change_labels=torch.stack([torch.full((users, domains), 0.2), torch.rand(users, domains) * 2 - 1], 1),
         intensity_counts=torch.ones(users, 3),
         event_rows=torch.tensor([0, 0, 1]),
         event_positions=torch.tensor([2, 5, 1]),
@@ -455,6 +456,34 @@ def test_shares_learn_from_cross_entropy_and_certainty_from_the_likelihood(check
     torch.testing.assert_close(drift.grad, alone, atol=1e-6, rtol=1e-3)
     assert float(head.concentration.grad[0].abs().sum()) > 0
     assert float(head.trajectory.drift.weight.grad.abs().sum()) > 0
+
+
+def test_changes_learn_to_be_ordered_as_they_are_judged(checkpoint):
+    model, processor = checkpoint
+    batch = processor(histories=HISTORIES)
+    labels = torch.full((3, 2, len(TREE)), torch.nan)
+    labels[:, 0, :4] = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    labels[0, 1, :4] = torch.tensor([0.5, -0.6, 0.1, -0.2])  # the last two are not clear
+    labels[2, 1, :4] = torch.tensor([-0.4, 0.3, 0.0, 0.9])
+    model.zero_grad()
+    output = model(**batch, change_labels=labels)
+    growth = (output.future_interest[:, model.config.reference_index].log() - labels[:, 0].log()).detach()
+    grew, faded = growth[[0, 2, 2], [0, 1, 3]], growth[[0, 2], [1, 0]]
+    expected = torch.stack([-torch.sigmoid(2 * (up - down)).log() for up in grew for down in faded]).mean()
+    torch.testing.assert_close(output.losses["change"], expected, atol=1e-5, rtol=1e-4)
+    # a step against the gradient moves those that grew above those that faded
+    drift = model.domain_head.trajectory.drift.weight
+    output.loss.backward()
+    assert float(drift.grad.abs().sum()) > 0
+    with torch.no_grad():
+        change, old = 0.05 * drift.grad / drift.grad.norm(), drift.clone()
+        drift -= change
+        better = model(**batch, change_labels=labels).losses["change"]
+        drift.copy_(old)
+    assert better < output.losses["change"]
+    # with nothing that clearly faded there is nothing to order
+    labels[:, 1] = labels[:, 1].abs()
+    assert model(**batch, change_labels=labels).losses["change"] == 0
 
 
 def test_a_model_without_domains_ranks(tiny_bert):

@@ -136,7 +136,7 @@ def test_a_checkpoint_without_the_head_answers_as_before(tiny_bert, tmp_path):
     torch.manual_seed(0)
     settings = {"domains": ["a > b", "a > c", "d"], "hidden_size": 16, "task_weighting": "uncertainty"}
     old = InterestModel.from_text_pretrained(str(tiny_bert), **settings)
-    assert old.next_event_head is None and old.task_balance.log_variance.shape == (7,)
+    assert old.next_event_head is None and old.task_balance.log_variance.shape == (8,)
     assert not any("next_event" in name or "time_of_week" in name for name in old.state_dict())
     fields = old.config.to_dict()
     fields.pop("use_next_event")
@@ -144,7 +144,7 @@ def test_a_checkpoint_without_the_head_answers_as_before(tiny_bert, tmp_path):
     assert not InterestConfig(**fields).use_next_event
     new = InterestModel.from_text_pretrained(str(tiny_bert), use_next_event=True, **settings).eval()
     missing, unexpected = new.load_state_dict(
-        old.state_dict() | {"task_balance.log_variance": torch.zeros(8)}, strict=False
+        old.state_dict() | {"task_balance.log_variance": torch.zeros(9)}, strict=False
     )
     assert not unexpected and all("next_event" in name or "time_of_week" in name for name in missing)
     processor = InterestProcessor.from_model(old, AutoTokenizer.from_pretrained(tiny_bert))

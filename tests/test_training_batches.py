@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from interest_lm import InterestModel, InterestProcessor
+from interest_lm.data.labels import change_rate, node_shares
 from interest_lm.data.log import InterestLog
 from interest_lm.data.prepare import prepare
 from interest_lm.recommendation.log_tensors import LogTensors
@@ -132,21 +133,54 @@ def test_cut_labels_are_the_windows_after_the_cut(small_log, tiny_bert):
         assert batch["history_events"][cut] == first - own[0]
 
 
-def test_nobody_is_asked_about_right_after_the_beginning_of_a_piece(small_log, tiny_bert):
-    """Else the decayed counts would say that nothing happened lately."""
-    _, rows, builder = make(small_log, tiny_bert, 8, completions=0)
-    asked = whole = 0
+def test_change_labels_are_those_that_an_evaluation_asks(small_log, tiny_bert):
+    """Recounted from the whole history, from before the row too, and the window of the reference horizon."""
+    tensors, rows, builder = make(small_log, tiny_bert, 8, completions=0)
+    log, config = small_log, tensors.config
+    known = unknown = 0
     for start in range(0, len(rows) - 8, 8):
         samples = [rows[row] for row in range(start, start + 8)]
         batch, events = builder(samples), np.stack([row for _, _, row in samples])
-        for row, column in zip(batch["cut_rows"].tolist(), batch["cut_positions"].tolist(), strict=True):
-            segment = batch["segment_ids"][row].numpy()
-            seen = column + 1 - int(np.argmax(segment == segment[column]))
-            event = events[row, column]
-            begun = event + 1 - seen == small_log.offsets[small_log.user[event]]
-            assert begun or seen > 4
-            asked, whole = asked + 1, whole + begun
-    assert asked > whole > 0
+        for cut, (interest, found) in enumerate(batch["change_labels"].numpy()):
+            time = int(batch["query_times"][cut])
+            user = log.user[events[int(batch["cut_rows"][cut]), int(batch["cut_positions"][cut])]]
+            if not batch["future_mask"][cut, config.reference_index]:
+                assert np.isnan(found).all() and np.isnan(interest).all()
+                unknown += 1
+                continue
+            own = np.flatnonzero(log.user == user)
+            before = own[log.timestamp[own] < time]
+            end = time + round(config.reference_horizon * 86400)
+            after = own[(log.timestamp[own] >= time) & (log.timestamp[own] < end)]
+            history, future = (np.asarray(log.item_nodes[log.item[part]].sum(0)) for part in (before, after))
+            everybody = batch["population_shares"][cut, :1].numpy()
+            rate, gate = change_rate(history, future, log.tree, population=everybody)
+            np.testing.assert_array_equal(np.isfinite(found), gate[0])
+            np.testing.assert_allclose(found[gate[0]], rate[0][gate[0]], atol=1e-4)
+            np.testing.assert_allclose(
+                interest[gate[0]], node_shares(history, log.tree, everybody, 5.0)[0][gate[0]], rtol=1e-4
+            )
+            known += gate.any()
+    assert known > 5 and unknown > 5
+
+
+def test_nobody_is_asked_about_right_after_the_beginning_of_a_piece(small_log, tiny_bert):
+    """Else the decayed counts would say that nothing happened lately: neither about windows nor about the next event."""
+    _, rows, builder = make(small_log, tiny_bert, 8, completions=0)
+    for query in ("cut", "event"):
+        asked = whole = 0
+        for start in range(0, len(rows) - 8, 8):
+            samples = [rows[row] for row in range(start, start + 8)]
+            batch, events = builder(samples), np.stack([row for _, _, row in samples])
+            places = batch[f"{query}_rows"].tolist(), batch[f"{query}_positions"].tolist()
+            for row, column in zip(*places, strict=True):
+                segment = batch["segment_ids"][row].numpy()
+                seen = column + 1 - int(np.argmax(segment == segment[column]))
+                event = events[row, column]
+                begun = event + 1 - seen == small_log.offsets[small_log.user[event]]
+                assert begun or seen > 4
+                asked, whole = asked + 1, whole + begun
+        assert asked > whole > 0
 
 
 @pytest.mark.parametrize("cuts", [1, 4])

@@ -69,6 +69,7 @@ def test_queries_show_what_was_shown_after_the_last_event_before_it(log, tiny_be
         assert labels[rows >= 0].tolist() == shown.clicked[part].astype(float).tolist()
         assert torch.isnan(labels[rows < 0]).all()
         assert not batch["future_mask"][query].any() and batch["cut_targets"][query] == -1
+        assert "change_labels" not in batch or torch.isnan(batch["change_labels"][query]).all()
     others = torch.tensor([query not in queries for query in range(len(batch["cut_rows"]))])
     assert (batch["candidates"][others] == -1).all() and batch["future_mask"][others].any()
 

@@ -113,7 +113,7 @@ SCRIPT = """
         if self.completions == 0.75:  # the run's own batches, not those of the prior
             rows.extend((int(epoch), int(row)) for epoch, row, _ in samples)
             absent = ("overall_labels", "rating_labels", "completion_counts", "future_counts", "future_mask")
-            for task in (*absent, "intensity_counts") if rank == 1 else ():
+            for task in (*absent, "change_labels", "intensity_counts") if rank == 1 else ():
                 batch.pop(task, None)
         return batch
 

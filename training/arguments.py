@@ -78,7 +78,7 @@ class InterestTrainingArguments(TrainingArguments):
     horizon_unit: str | None = field(default=None, metadata={"help": "days or events; default: from the log."})
     reference_horizon: float | None = field(default=None, metadata={"help": "W; default: the longest horizon."})
     task_weights: str | None = field(
-        default="future=6,completion=2,ahead=1.5",
+        default="future=6,completion=2,ahead=1.5,change=3",
         metadata={"help": "Lambdas as task=weight, comma-separated; 0 switches a task off."},
     )
     task_weighting: str = field(default="fixed", metadata={"help": "fixed or uncertainty."})

@@ -8,8 +8,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..data.labels import count_nodes, dates, future_counts, history_range, overall_labels, training_limit
+from ..data.labels import (
+    change_rate,
+    count_nodes,
+    dates,
+    future_counts,
+    history_range,
+    node_shares,
+    overall_labels,
+    training_limit,
+)
 from ..data.log import TRAIN
+from ..evaluation.cases import LONG_RUN_STRENGTH
 from ..recommendation.log_tensors import LogTensors
 
 
@@ -131,6 +141,10 @@ class BatchBuilder:
         if self.overall is not None and not np.isfinite(self.overall[self.trained]).any():
             self.overall = None
         self.domains = bool(self.config.domains)
+        # a window of one event has no share to have changed to
+        self.changes = self.domains and not (
+            self.config.horizon_unit == "events" and self.config.reference_horizon <= 1
+        )
         # a log dated by day or month is asked about at its dates: windows from there hold what stands on them
         self.dates = dates(log.timestamp[self.trained]) if log.facts["time"] == "seconds" else None
         shown = self.log.impressions
@@ -269,17 +283,17 @@ class BatchBuilder:
         column = random.integers(events.shape[1], size=len(row))
         event = np.maximum(events[row, column], 0)
         owner = log.user[event]
+        start = events[row, np.argmax(segments[row] == segments[row, column][:, None], 1)]
         first, last = event + 1, self.last_event[owner]
-        keep = (events[row, column] >= 0) & (first < last)
+        keep = (events[row, column] >= 0) & (first < last) & self._seen_enough(event, start, owner)
         time = log.timestamp[np.where(keep, first, 0)]
         keep &= time > log.timestamp[event]
-        row, column, event, owner, first, last, time = (
-            values[keep] for values in (row, column, event, owner, first, last, time)
+        row, column, event, owner, start, first, last, time = (
+            values[keep] for values in (row, column, event, owner, start, first, last, time)
         )
         stop = np.minimum(history_range(log, owner, time + 1)[1], last)
         counts = count_nodes(log, first, stop)
         total = counts[:, log.tree.depth == 0].sum(1, keepdims=True)
-        start = events[row, np.argmax(segments[row] == segments[row, column][:, None], 1)]
         batch = {
             "event_rows": row,
             "event_positions": column,
@@ -324,6 +338,8 @@ class BatchBuilder:
         batch["candidates"][here], batch["candidate_labels"][here] = torch.from_numpy(item), torch.from_numpy(clicked)
         if "future_mask" in batch:
             batch["future_mask"][here] = False
+            if "change_labels" in batch:
+                batch["change_labels"][here] = torch.nan
             batch["cut_targets"][here] = -1
 
     def _next_time(self, event: np.ndarray, user: np.ndarray) -> np.ndarray:
@@ -419,11 +435,25 @@ class BatchBuilder:
             if self.domains:
                 batch["future_counts"] = np.zeros((*shape, len(log.tree)), np.float32)
                 batch["future_counts"][:number] = future.counts
+                if self.changes:
+                    batch["change_labels"] = np.full((len(row), 2, len(log.tree)), np.nan, np.float32)
+                    known = older[:number] + count_nodes(log, cuts["start"], cuts["event"] + 1)
+                    everybody = batch["population_shares"][:number, 0]
+                    batch["change_labels"][:number] = self._changes(known, future, everybody)
             following = cuts["event"] + 1
             more = following < self.last_event[cuts["user"]]
             batch["cut_targets"] = np.full(len(row), -1, np.int64)
             batch["cut_targets"][:number] = np.where(more, log.item[np.where(more, following, 0)], -1)
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()}
+
+    def _changes(self, known, future, population) -> np.ndarray:
+        """Long-run shares and rates of change `(M, 2, K)`, NaN where nothing can be said."""
+        reference = self.config.reference_index
+        labelled = known, future.counts[:, reference], self.log.tree
+        rate, gate = change_rate(*labelled, population=population, population_strength=LONG_RUN_STRENGTH)
+        gate &= future.mask[:, reference, None]
+        interest = node_shares(known, self.log.tree, population, LONG_RUN_STRENGTH)
+        return np.where(gate[:, None], np.stack([interest, rate], 1), np.nan)
 
     def _items(self, random, events, targets, batch) -> tuple[np.ndarray, torch.Tensor]:
         """Item positions of the table, and the row of every item in it."""
