@@ -20,10 +20,10 @@ from interest_lm.training.validation import Validation
 DAY = 86_400
 
 
-def moving_log(share_moving: float, seed: int = 0) -> InterestLog:
-    """200 people with an event on two days out of three and two domains; some change sides for good at a day of their own."""
+def moving_log(share_moving: float, seed: int = 0, users: int = 200) -> InterestLog:
+    """People with an event on two days out of three and two domains; some change sides for good at a day of their own."""
     rng = np.random.default_rng(seed)
-    users, days = 200, 150
+    days = 150
     user, day = np.nonzero(rng.random((users, days)) < 0.66)
     turn, taste = rng.integers(40, 110, users), rng.integers(0, 2, users)
     moves = rng.random(users) < share_moving
@@ -54,10 +54,10 @@ class TrendPredictor:
 
 @pytest.mark.parametrize(("share_moving", "reliable"), [(0.6, True), (0.0, False)])
 def test_rates_are_told_where_people_do_change(share_moving, reliable):
-    log = moving_log(share_moving)
+    log = moving_log(share_moving, users=800)
     found = check_change(TrendPredictor(log), Validation(log, [7.0, 14.0], "days", 14.0, 500))
     assert found["reliable"] is reliable
-    assert found["clear_pairs"] > 50 and abs(found["shuffled_auc"] - 0.5) < 0.1
+    assert found["clear_pairs"] > 200 and abs(found["shuffled_auc"] - 0.5) < 0.1
     assert (found["auc"] > found["shuffled_auc"] + 0.1) is reliable
 
 
@@ -71,10 +71,12 @@ def test_the_test_events_decide_nothing():
 
 
 def test_few_pairs_tell_nothing():
-    log = moving_log(0.6)
-    few = Validation(log, [7.0, 14.0], "days", 14.0, 8)
-    found = check_change(TrendPredictor(log), few)
-    assert found["reliable"] is False and found["auc"] is None and found["clear_pairs"] < 50
+    for users, told in ((8, False), (200, True)):
+        log = moving_log(0.6, users=users)
+        # a validation of few people is no reason: all whose change can be judged are asked about
+        found = check_change(TrendPredictor(log), Validation(log, [7.0, 14.0], "days", 14.0, 8))
+        assert found["reliable"] is told and (found["auc"] is None) is not told
+        assert (found["clear_pairs"] < 50) is not told
 
 
 def test_without_windows_the_reliability_of_the_label_decides(monkeypatch):
