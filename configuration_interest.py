@@ -80,6 +80,8 @@ class InterestConfig(PreTrainedConfig):
             Width of the SwiGLU.
         hidden_dropout (`float`, *optional*, defaults to 0.2):
             Dropout on event vectors and residual branches.
+        domain_dropout (`float`, *optional*, defaults to 0.2):
+            The same where the history is read as a sequence of domains, and on what the domain head reads of it.
         rms_norm_eps (`float`, *optional*, defaults to 1e-6):
             Epsilon of the norms.
         initializer_range (`float`, *optional*, defaults to 0.02):
@@ -178,8 +180,8 @@ class InterestConfig(PreTrainedConfig):
         task_weights (`dict[str, float]`, *optional*):
             Lambda per task, of `ranking`, `ahead` (every position foresees the domains of the windows that follow it, which
             teaches the states that the domain head reads), `overall`, `completion`, `future`, `change` (which domains grow and
-            which fade), `intensity`, `rating`, `next_event`, `scene`; 0 switches one off. A configuration that was saved with
-            all but `change` is from before it: 0.
+            which fade), `intensity`, `rating`, `next_event`, `scene`; 0 switches one off. Where all the others are given and
+            `change` is not, as in checkpoints from before it, it is 0.
         task_weighting (`str`, *optional*, defaults to `"fixed"`):
             `"fixed"`, or `"uncertainty"` (Kendall et al. 2018, eq. 10: learned log-variance per task).
 
@@ -221,6 +223,7 @@ class InterestConfig(PreTrainedConfig):
     num_attention_heads: int = 2
     intermediate_size: int = 256
     hidden_dropout: float | int = 0.2
+    domain_dropout: float | int = 0.2
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     rope_theta: float | int = 1000.0
@@ -284,8 +287,8 @@ class InterestConfig(PreTrainedConfig):
         if self.domains is not None:
             self.domains = DomainTree(self.domains).nodes
         given = dict(self.task_weights or {})
-        if set(TASKS) - set(given) == {"change"}:  # saved before there was such a task
-            given["change"] = 0.0
+        if {"ranking", "overall", "completion", "future", "intensity", "rating"} <= set(given):
+            given.setdefault("change", 0.0)  # saved before there was such a task
         self.task_weights = dict.fromkeys(TASKS, 1.0) | given
         try:
             super().__post_init__(**kwargs)
@@ -343,7 +346,7 @@ class InterestConfig(PreTrainedConfig):
             raise ValueError(f"`reference_horizon` is {self.reference_horizon}, expected one of {self.horizons}")
         if self.time_unit == "order" and self.horizon_unit == "days":
             raise ValueError('`horizon_unit` is "days", expected "events" where `time_unit` is "order"')
-        for name in ("hidden_dropout", "item_id_dropout"):
+        for name in ("hidden_dropout", "domain_dropout", "item_id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, expected a number in [0, 1)")
         for name in ("num_items", "num_item_features", "num_neighbours"):

@@ -663,7 +663,7 @@ class InterestDomainView(nn.Module):
     """The history as a sequence of domains: what domain and intensity heads read, apart from the items themselves.
 
     Item and text vectors tell people apart so well that heads with a label per person and moment learn them by heart; the
-    domains of the events do not.
+    domains of the events do so less.
     """
 
     def __init__(self, config: InterestConfig):
@@ -671,9 +671,11 @@ class InterestDomainView(nn.Module):
         self.domain_events = InterestEventEncoder(config)
         self.domain_history = history_encoder(config)
         self.domain_query = InterestQueryLayer(config)
-        for module in self.modules():  # there is little to learn by heart
+        for module in self.modules():
             if isinstance(module, nn.Dropout):
-                module.p = 0.0
+                module.p = config.domain_dropout
+            elif isinstance(module, nn.RNNBase) and config.num_hidden_layers > 1:
+                module.dropout = config.domain_dropout
 
     def items(self, nodes: torch.Tensor, item_domains: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Unit vectors of the items' domains `(N, D)` from node vectors `(K, D)` and their nodes and shares `(N, P)`."""
@@ -837,8 +839,7 @@ class InterestDomainHead(nn.Module):
         self.residual = InterestZeroLinear(size, 4)
         self.user_residual = InterestZeroLinear(size, 4 * size, bias=False)
         self.user_norm = InterestRMSNorm(size, config.rms_norm_eps)
-        # the domain view does not learn people by heart
-        self.dropout = InterestDropout(0.0 if config.use_domain_view else config.hidden_dropout)
+        self.dropout = InterestDropout(config.domain_dropout if config.use_domain_view else config.hidden_dropout)
         self.kernel = nn.Parameter(torch.empty(2))
         self.concentration = nn.Parameter(torch.empty(2, self.num_groups))
         self.concentration_slope = nn.Parameter(torch.empty(2))

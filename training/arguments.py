@@ -53,6 +53,9 @@ class InterestTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Dropout on events and residual branches; default: .2 to .5, more for few events per item."},
     )
+    domain_dropout: float = field(
+        default=0.2, metadata={"help": "The same where the history is read as a sequence of domains."}
+    )
     item_id_dropout: float = field(
         default=0.1, metadata={"help": "Share of items without their own vector in a batch."}
     )

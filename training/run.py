@@ -88,6 +88,7 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
         "num_attention_heads",
         "intermediate_size",
         "hidden_dropout",
+        "domain_dropout",
         "item_id_dropout",
         "use_text",
         "use_domain_view",
