@@ -429,6 +429,17 @@ def test_the_trajectory_is_the_same_network_for_every_domain_and_reads_where_eve
         model(**batch, population_shares=pasts[:, :2])
 
 
+def test_a_trajectory_needs_no_further_pasts(tiny_bert):
+    settings = SIZES | {"trajectory_half_lives": []}
+    model = InterestModel.from_text_pretrained(str(tiny_bert), domains=TREE, **settings).eval()
+    processor = InterestProcessor.from_model(
+        model, AutoTokenizer.from_pretrained(tiny_bert), [str(n) for n in range(5)]
+    )
+    output = run((model, processor))
+    assert model.domain_head.trajectory is not None and len(model.population.shares) == 2
+    assert torch.isfinite(output.future_interest).all()
+
+
 def test_shares_learn_from_cross_entropy_and_certainty_from_the_likelihood(checkpoint):
     model, processor = checkpoint
     batch = processor(histories=HISTORIES)
