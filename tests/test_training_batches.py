@@ -270,11 +270,13 @@ def test_half_lives_follow_the_span_of_training(small_log):
     assert config_for(small_log)["half_lives_days"] == pytest.approx([span / 100, span / 25, span / 6])
 
 
-@pytest.mark.parametrize(("days", "lives"), [(1, [3.0, 30.0, 120.0]), (30, [30.0, 120.0]), (300, [])])
-def test_the_trajectory_reads_pasts_that_dates_can_tell_apart(small_log, days, lives):
+def test_a_log_dated_by_month_has_no_trajectory(small_log):
     assert config_for(small_log)["trajectory_half_lives"] == [3.0, 30.0, 120.0]
-    dated = replace(small_log, timestamp=small_log.timestamp // (days * 86_400) * (days * 86_400))
-    assert config_for(dated)["trajectory_half_lives"] == lives
+    by_day, by_month = (
+        replace(small_log, timestamp=small_log.timestamp // (days * 86_400) * (days * 86_400)) for days in (1, 30)
+    )
+    assert config_for(by_day)["trajectory_half_lives"] == [3.0, 30.0, 120.0]
+    assert config_for(by_month)["trajectory_half_lives"] is None
     assert config_for(replace(small_log, facts=small_log.facts | {"time": "order"}))["trajectory_half_lives"] == [
         1.0,
         20.0,

@@ -46,14 +46,14 @@ def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None
     return settings
 
 
-def trajectory_half_lives(log: InterestLog) -> list[float]:
-    """Which further pasts of everybody the trajectory reads. Those that are shorter than half of the pause between two dates of a log
-    that is dated by month, say, have no meaning there."""
+def trajectory_half_lives(log: InterestLog) -> list[float] | None:
+    """Which further pasts of everybody the trajectory reads; None, and no trajectory, where a log is dated so coarsely, by month, that
+    the last days are a single date."""
     if log.facts["time"] == "order":
         return [1.0, 20.0]
     found = dates(log.timestamp[log.split == TRAIN])
-    pause = 0.0 if found is None else float(np.median(np.diff(found))) / SECONDS_PER_DAY
-    return [days for days in TRAJECTORY_DAYS if days >= pause / 2]
+    coarse = found is not None and np.median(np.diff(found)) > TRAJECTORY_DAYS[0] * SECONDS_PER_DAY
+    return None if coarse else list(TRAJECTORY_DAYS)
 
 
 def known_items(log: InterestLog, min_events: int = 1) -> list[str]:
