@@ -77,6 +77,11 @@ def test_few_pairs_tell_nothing():
         found = check_change(TrendPredictor(log), Validation(log, [7.0, 14.0], "days", 14.0, 8))
         assert found["reliable"] is told and (found["auc"] is None) is not told
         assert (found["clear_pairs"] < 50) is not told
+    # a window of two days has no change that can be judged
+    predictor, nobody = TrendPredictor(log), Validation(log, [2.0], "days", 2.0, 500)
+    predictor.model.config = SimpleNamespace(horizons=[2.0], horizon_unit="days", reference_horizon=2.0)
+    found = check_change(predictor, nobody)
+    assert found["reliable"] is False and found["auc"] is None and found["clear_pairs"] == 0
 
 
 def test_without_windows_the_reliability_of_the_label_decides(monkeypatch):

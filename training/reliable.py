@@ -55,6 +55,8 @@ def _auc(predictor: ModelPredictor, validation: Validation, log: InterestLog) ->
     windows = (config.horizons, config.horizon_unit, config.reference_horizon)
     cases = forecast_cases(log, validation.fold, *windows)
     judged = np.flatnonzero(cases.gate.any(1))
+    if not len(judged):
+        return float("nan"), 0
     if len(judged) > MOST_PEOPLE:
         judged = np.sort(np.random.default_rng(0).permutation(judged)[:MOST_PEOPLE])
     cases = take(cases, judged)
