@@ -806,9 +806,7 @@ class InterestTrajectory(nn.Module):
 
 NEVER_SEEN = -30.0  # log-odds of a domain that no state was taught to foresee
 CLEAR_CHANGE = 0.2  # |r| from which on a change counts as one
-PAIR_SCALE = (
-    2.0  # log-odds that one domain grew and the other faded, per log ratio of their growth; what a fit of it finds
-)
+PAIR_SCALE = 2.0  # log-odds of which of two domains grew, per log ratio of their growth: about what a fit of it finds
 NEXT_EVENTS = 20  # the window in events that every position foresees beside those of the horizons
 
 
@@ -2360,9 +2358,9 @@ class InterestModel(InterestPreTrainedModel):
         return losses
 
     def change_loss(self, log_future, labels) -> torch.Tensor:
-        """How much likelier than not a domain that clearly grew `(|r| > .2)` has the higher rate than one that clearly faded, over all
-        pairs of them: a smooth one minus the area under the ROC curve, as changes are judged by. Cross-entropy alone learns from the
-        size of shares, which large domains have most of."""
+        """Logistic loss over all pairs of a domain that clearly grew `(|r| > .2)` and one that clearly faded, of how far the first one's
+        rate is above the second's: a smooth one minus the area under the ROC curve, by which changes are judged. Cross-entropy
+        alone learns from the size of shares, of which large domains have most. Labels are `(M, 2, K)`; 0 without a pair."""
         interest, rate = labels.float().unbind(1)
         with torch.autocast(log_future.device.type, enabled=False):
             growth = log_future[:, self.config.reference_index].float() - interest.log()

@@ -137,10 +137,10 @@ class BatchBuilder:
         self.catalogue = np.flatnonzero(counts > 0)
         self.sample_chance = counts[self.catalogue] ** 0.75 / (counts[self.catalogue] ** 0.75).sum()
         self.event_chance = counts[self.catalogue] / counts.sum()
-        # of long histories only every other position has seen enough to be asked about
+        # share of the positions that have seen enough to be asked about: of long histories every other one
         events = (self.rows.last - self.rows.first)[self.rows.users]
         half = self.rows.length / 2
-        self.asked = float(np.minimum(events, half + (events - half) / 2).sum() / events.sum())
+        self.answerable = float(np.minimum(events, half + (events - half) / 2).sum() / events.sum())
         self.overall = overall_labels(log) if log.value is not None else None
         if self.overall is not None and not np.isfinite(self.overall[self.trained]).any():
             self.overall = None
@@ -224,7 +224,7 @@ class BatchBuilder:
         any moment, as often as the person has done things until then, the rest within a day of an event. Else half come right
         after an event, the rest at any moment before the next one."""
         dated = self.limit_time is not None and self.config.horizon_unit == "days"
-        each = round(self.cuts * (1.6 if dated else 1) / self.asked)  # some of the dated ones are dropped below
+        each = round(self.cuts * (1.6 if dated else 1) / self.answerable)  # some of the dated ones are dropped below
         row = np.repeat(np.arange(len(events)), each)
         column = random.integers(events.shape[1], size=len(row))
         keep = events[row, column] >= 0
