@@ -11,6 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from .run import MODEL, OWN
+
 
 # Columns of each group's table, with the figures that are better when smaller marked.
 COLUMNS = {
@@ -143,9 +145,9 @@ def _print_differences(results: dict, found: dict, console: Console) -> None:
             bounds = entry["interval"]
             shown = f" [dim][{bounds[0]:+.3f}, {bounds[1]:+.3f}][/]" if bounds else ""
             cells = (f"{entry['real']:.3f}", f"{entry['shuffled']:.3f}", f"{entry['difference']:+.3f}{shown}")
-            own = name == "model"
-            label = (results["model"] or "model") if own else name
-            table.add_row(label, *cells, style="bold" if own else None)
+            model = results["model"] or "model"
+            label = {MODEL: model, OWN: f"{model}, as people see it"}.get(name, name)
+            table.add_row(label, *cells, style="bold" if name in (MODEL, OWN) else None)
         console.print(table)
 
 

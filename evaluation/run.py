@@ -30,6 +30,7 @@ GROUPS = (
     "rating",
 )
 MODEL = "model"
+OWN = "own_interest"  # the model's change rate as people see it: against its own long run, not the label's
 # What decides within each group, and whether more is better.
 HEADLINE = {
     "ranking": ("ndcg@10", True),
@@ -66,6 +67,7 @@ class Run:
     slices: dict[str, dict] = field(default_factory=dict)  # name -> slices
     controls: dict[str, dict] = field(default_factory=dict)
     oracle: dict[str, Score] = field(default_factory=dict)
+    own_change: Score | None = None  # the score of OWN
 
     def wants(self, *names: str) -> bool:
         return any(name in self.wanted for name in names)

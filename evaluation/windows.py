@@ -22,7 +22,7 @@ from .bootstrap import interval
 from .cases import ForecastCases, forecast_cases, shuffled, take, time_shuffled_log, tuning_forecasts
 from .folds import Fold, window_fold
 from .metrics.forecast import skill
-from .run import MODEL, Run, best_baseline
+from .run import MODEL, OWN, Run, best_baseline
 from .scoring import Score, score_change, score_future, score_intensity
 
 
@@ -194,8 +194,8 @@ def _model_forecast(run: Run, cases: ForecastCases) -> dict | None:
         elif group == "change":
             score = score_change(cases, answer[key], run.replicates, run.seed, MODEL)
             if answer.get("own_change_rate") is not None:
-                own = score_change(cases, answer["own_change_rate"], 0, run.seed, MODEL)
-                score.figures["own_interest"] = own.figures
+                run.own_change = score_change(cases, answer["own_change_rate"], run.replicates, run.seed, MODEL)
+                score.figures[OWN] = run.own_change.figures
             run.add(group, MODEL, score)
         else:
             sizes = answer.get("intensity_dispersion")
@@ -262,8 +262,11 @@ def _time_shuffled(run: Run, horizons: tuple[float, ...], unit: str, reference: 
         add("future", MODEL, answer["future"])
         if with_change and answer.get("change_rate") is not None:
             add("change", MODEL, answer["change_rate"])
+            if answer.get("own_change_rate") is not None:
+                add("change", OWN, answer["own_change_rate"])
+                scores["change"][MODEL].figures[OWN] = scores["change"][OWN].figures
     baselines = {
-        group: {name: score.figures for name, score in found.items() if name != MODEL} or None
+        group: {name: score.figures for name, score in found.items() if name not in (MODEL, OWN)} or None
         for group, found in scores.items()
     }
     control: dict = {"baselines": baselines}
@@ -273,7 +276,10 @@ def _time_shuffled(run: Run, horizons: tuple[float, ...], unit: str, reference: 
     if "future" in control:
         best = scores["future"][best_baseline(scores["future"], "future")]
         control["future"]["skill"] = skill(control["future"]["cross_entropy"], best.figures["cross_entropy"])
-    control["real_minus_shuffled"] = real_minus_shuffled(run.scores, scores)
+    real = run.scores
+    if run.own_change is not None:
+        real = real | {"change": real["change"] | {OWN: run.own_change}}
+    control["real_minus_shuffled"] = real_minus_shuffled(real, scores)
     run.controls["time_shuffled"] = control
 
 
@@ -283,7 +289,7 @@ def real_minus_shuffled(real: dict[str, dict[str, Score]], mixed: dict[str, dict
 
     `future`: `skill` and `kl_skill`, one minus cross-entropy and KL over those of the baseline that is best on the real log, and
     `over_shrinkage`, the same of cross-entropies over the whole history with a pull, which knows no time. `change`: `auc` and
-    `stratified_auc`. Baselines are tuned anew on the shuffled log; the model is not trained anew.
+    `stratified_auc`, of the model also for the rate that people see, `own_interest`. Baselines are tuned anew on the shuffled log; the model is not trained anew.
     """
     best = best_baseline(real.get("future", {}), "future")
     compared = (("skill", "cross_entropy", best), ("kl_skill", "kl", best))

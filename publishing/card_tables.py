@@ -6,6 +6,7 @@ from huggingface_hub import EvalResult
 
 from ..data.markdown import escape, number, table
 from ..evaluation.report import COLUMNS, SHUFFLED_COLUMNS, SMALLER_IS_BETTER
+from ..evaluation.run import MODEL, OWN
 
 
 TASK = "user-interest"
@@ -133,6 +134,9 @@ def _figure(content: dict, group: str, metric: str) -> float | None:
     return value if _is_figure(value) else None
 
 
+SHUFFLED_LABELS = {MODEL: "**this model**", OWN: "**this model, the rate that people see**"}
+
+
 def shuffled_table(results: dict) -> str:
     """Model and baselines on the log as it is and on the one whose items are permuted over each person's times: only the
     difference is what time tells."""
@@ -142,7 +146,7 @@ def shuffled_table(results: dict) -> str:
         for metric in metrics:
             for name, entries in (found.get(group) or {}).items():
                 if (entry := entries.get(metric)) is not None:
-                    label = "**this model**" if name == "model" else escape(name)
+                    label = SHUFFLED_LABELS.get(name) or escape(name)
                     figures = [number(entry["real"]), number(entry["shuffled"]), number(entry["difference"])]
                     rows.append([f"{group}.{metric}", label, *figures, _interval(entry["interval"]) or "-"])
     return table(["", "by", "real", "time-shuffled", "difference", "interval"], rows) if rows else ""

@@ -194,7 +194,12 @@ def test_real_shuffled_and_their_difference_stand_beside_each_other(log, predict
     names = {"population", "last_window", "history_mean", "shrinkage", "ewma", "decayed_counts", "mixture"}
     found = control["real_minus_shuffled"]
     assert set(found["future"]) == names | {"model"} == set(control["baselines"]["future"]) | {"model"}
-    assert set(found["change"]) == {"zero_change", "trend", "mean_reversion", "mixture_rate", "model"}
+    assert set(found["change"]) == {"zero_change", "trend", "mean_reversion", "mixture_rate", "model", "own_interest"}
+    shown = found["change"]["own_interest"]["auc"]
+    assert shown["real"] == results["change"]["own_interest"]["auc"]
+    assert (
+        shown["shuffled"] == control["change"]["own_interest"]["auc"] and shown["interval"][0] < shown["interval"][1]
+    )
     entry = found["change"]["model"]["auc"]
     assert entry["real"] == results["change"]["auc"] and entry["shuffled"] == control["change"]["auc"]
     assert entry["difference"] == pytest.approx(entry["real"] - entry["shuffled"])
@@ -214,6 +219,7 @@ def test_real_shuffled_and_their_difference_stand_beside_each_other(log, predict
     expected = 100 * (results["future"]["per_horizon"]["7"]["kl"] / best - 1)
     assert paired["future.kl@7"]["difference"] == pytest.approx(expected)
     assert "| change.auc | **this model** |" in shuffled_table(results)
+    assert "| change.auc | **this model, the rate that people see** |" in shuffled_table(results)
     print_table(results)
     assert "real minus time-shuffled log" in capsys.readouterr().out
 
