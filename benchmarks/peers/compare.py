@@ -43,6 +43,7 @@ METRICS = ("ndcg@10", "hit_rate@10")
 BASELINES = (EaseDecay, ItemKNN, RecentPopularity, Popularity)
 REPLICATES = 1000
 OURS, TOGETHER = "interest_lm", "interest_lm, seeds together"
+EACH = "whoever is best on each"
 
 
 @dataclass
@@ -146,7 +147,7 @@ class DataSet:
 
 
 def pooled(sets: list[DataSet]) -> tuple[np.ndarray, dict[str, Answers]]:
-    """All users of all data sets, and the answers of whoever answered everywhere."""
+    """All users of all data sets, the answers of whoever answered everywhere, and those of the best other of each set."""
     start = np.cumsum([0, *(data.log.num_users for data in sets)])
     users = np.concatenate([data.users + first for data, first in zip(sets, start)])
     answers = {}
@@ -157,11 +158,20 @@ def pooled(sets: list[DataSet]) -> tuple[np.ndarray, dict[str, Answers]]:
             memory = None if any(part.memory is None for part in parts) else max(part.memory for part in parts)
             values = np.concatenate([part.values for part in parts])
             answers[name] = Answers(first.kind, values, minutes, memory)
+    best = [data.answers[best_other(data.answers)].values for data in sets]
+    answers[EACH] = Answers("each", np.concatenate(best))
     return users, answers
 
 
+def best_other(answers: dict[str, Answers]) -> str:
+    """The best peer or baseline."""
+    others = {name: answer for name, answer in answers.items() if answer.kind in ("peer", "baseline")}
+    return max(others, key=lambda name: others[name].values[:, 0].mean())
+
+
 def summary(users: np.ndarray, answers: dict[str, Answers], seed: int) -> dict:
-    """Figures with 95 % intervals over users, best first, and ours minus the best other over the same draws."""
+    """Figures with 95 % intervals over users, best first, and over the same draws ours minus the best other and, of several sets, minus
+    whoever is best on each; both also as a share of the other's."""
     bootstrap = UserBootstrap(users, REPLICATES, seed)
     drawn = {name: bootstrap.means(answer.values) for name, answer in answers.items()}
     rows = {}
@@ -170,13 +180,18 @@ def summary(users: np.ndarray, answers: dict[str, Answers], seed: int) -> dict:
         cost = {"minutes": answer.minutes, "peak_memory_gib": answer.memory}
         rows[name] = {"kind": answer.kind, **figures, "interval": interval(drawn[name][:, 0]), **cost}
     found = {"cases": len(users), "users": len(np.unique(users)), "rows": rows}
-    best = next((name for name, row in rows.items() if row["kind"] not in ("ours", "together")), None)
-    if OURS in rows and best is not None:
-        found["paired"] = {
-            "baseline": best,
-            "difference": rows[OURS][METRICS[0]] - rows[best][METRICS[0]],
-            "interval": interval(drawn[OURS][:, 0] - drawn[best][:, 0]),
-        }
+    ours = drawn.get(OURS)
+    against = {"paired": best_other(answers), "paired_each": EACH}
+    for key, other in against.items() if ours is not None else ():
+        if other in rows:
+            figure, beside = rows[OURS][METRICS[0]], rows[other][METRICS[0]]
+            found[key] = {
+                "baseline": other,
+                "difference": figure - beside,
+                "interval": interval(ours[:, 0] - drawn[other][:, 0]),
+                "ratio": figure / beside - 1,
+                "ratio_interval": interval(ours[:, 0] / drawn[other][:, 0] - 1),
+            }
     return found
 
 
@@ -194,10 +209,12 @@ def markdown(results: dict[str, dict]) -> str:
             rows.append(
                 [*cells, number(row[METRICS[1]]), number(row["minutes"], 1), number(row["peak_memory_gib"], 1)]
             )
-        if "paired" in found:
-            paired = found["paired"]
-            bounds = between(paired["interval"])
-            lines.append(f"{escape(data)}: {OURS} minus {paired['baseline']} {paired['difference']:+.4f} ({bounds})")
+        for paired in (found[key] for key in ("paired", "paired_each") if key in found):
+            low, high = (f"{100 * bound:.1f}" for bound in paired["ratio_interval"])
+            lines.append(
+                f"{escape(data)}: {OURS} minus {paired['baseline']} {paired['difference']:+.4f} "
+                f"({between(paired['interval'])}), {100 * paired['ratio']:+.1f} % ({low} to {high})"
+            )
     return table(header, rows) + "".join(f"\n\n{line}" for line in lines)
 
 
