@@ -8,6 +8,7 @@ peak.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import resource
 import tempfile
 
@@ -27,15 +28,30 @@ from interest_lm.training.run import train
 GIB = 2**30
 
 
+class HeapFacts(ctypes.Structure):
+    """`struct mallinfo2` of the GNU C library, 2.33 or newer."""
+
+    NAMES = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in NAMES.split()]
+
+
 class Memory(TrainerCallback):
-    """Resident memory every so many steps."""
+    """Resident memory every so many steps, and what of the heap is in use between two of them."""
 
     def __init__(self, every: int):
         self.every, self.process = every, psutil.Process()
+        self.facts = getattr(ctypes.CDLL(None), "mallinfo2", None)
+        if self.facts is not None:
+            self.facts.restype = HeapFacts
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every == 0:
-            print(f"step {state.global_step}: {self.process.memory_info().rss / GIB:.2f} GiB", flush=True)
+            said = f"step {state.global_step}: {self.process.memory_info().rss / GIB:.2f} GiB"
+            if self.facts is not None:
+                found = self.facts()
+                used, free = found.uordblks + found.hblkhd, found.fordblks
+                said += f", of which {used / GIB:.2f} GiB in use and {free / GIB:.2f} GiB freed on the heap"
+            print(said, flush=True)
 
 
 def peak() -> float:
