@@ -257,6 +257,18 @@ def group_log_softmax(logits: torch.Tensor, group: torch.Tensor, num_groups: int
     return shifted - group_sum(shifted.exp(), group, num_groups).log().gather(-1, index)
 
 
+def shares_moments(device_type: str) -> bool:
+    """Whether what rows of one moment share is added for all of them at once: hundreds of small products, too many to start on a GPU."""
+    return device_type == "cpu"
+
+
+def runs(values: torch.Tensor) -> list[tuple[slice, int]]:
+    """Where each run of equal values lies, and its value."""
+    value, count = values.unique_consecutive(return_counts=True)
+    ends = count.cumsum(0).tolist()
+    return [(slice(start, end), own) for start, end, own in zip([0, *ends[:-1]], ends, value.tolist(), strict=True)]
+
+
 class FusedRankingLoss(torch.autograd.Function):
     """Mean loss of the next item over `queries @ items.T + bias` without ever holding all logits; gradients come from the
     forward.
@@ -288,15 +300,20 @@ class FusedRankingLoss(torch.autograd.Function):
             even = even.float() * (smoothing / even.sum())
         if positive_weight is not None and log_inclusion is not None:
             log_inclusion = torch.where(log_inclusion.isposinf(), log_inclusion, 0.0)
-        for start in range(0, rows, chunk):
-            part = slice(start, start + chunk)
+        # rows of one moment side by side: the CPU adds what they share at once, a GPU looks it up for every row
+        order = torch.arange(rows, device=queries.device) if bias is None else bias_index.argsort(stable=True)
+        by_moment = shares_moments(queries.device.type)
+        for part in order.split(chunk):
             query_low, target = queries[part].to(dtype), targets[part, None]
             logits = (query_low @ items_low.T).float()
-            if bias is not None:
-                logits += bias[bias_index[part]]
-            if taste is not None and tables is not None:
-                for number, table in enumerate(tables):
-                    logits.addcmul_(taste[part, number, None].float(), table[bias_index[part]])
+            weights = None if taste is None or tables is None else taste[part].float()
+            moments = [] if bias is None else runs(bias_index[part]) if by_moment else [(slice(None), bias_index[part])]
+            for here, moment in moments:
+                logits[here] += bias[moment]
+                if weights is not None and by_moment:
+                    logits[here].addmm_(weights[here], tables[:, moment])
+                elif weights is not None:
+                    logits += (weights.T[..., None] * tables[:, moment]).sum(0)
             if extra is not None:
                 logits.scatter_add_(1, extra_index[part], extra[part].float())
             if log_inclusion is not None:
@@ -309,26 +326,28 @@ class FusedRankingLoss(torch.autograd.Function):
                 probability = logits.sigmoid_()
                 probability.scatter_(1, target, positive_weight * (own.sigmoid() - 1))
             else:
-                logits -= logits.amax(1, keepdim=True)
+                logits = F.log_softmax(logits, 1)
                 own = logits.gather(1, target)
                 if even is not None:
                     loss -= (logits.nan_to_num(neginf=0.0) @ even).sum()
+                loss -= (1 - smoothing) * own.sum()
                 probability = logits.exp_()
-                total = probability.sum(1, keepdim=True)
-                loss += (total.log() - (1 - smoothing) * own).sum()
-                probability /= total
                 probability.scatter_add_(1, target, torch.full_like(own, smoothing - 1.0))
                 if even is not None:
                     probability -= even
-            if grad_bias is not None:
+            if grad_bias is not None and by_moment:
+                for here, moment in moments:
+                    grad_bias[moment] += probability[here].sum(0)
+            elif grad_bias is not None:
                 grad_bias.index_add_(0, bias_index[part], probability)
-            if grad_taste is not None and tables is not None:
-                for number, table in enumerate(tables):
-                    grad_taste[part, number] = (probability * table[bias_index[part]]).sum(1)
+            if grad_taste is not None and weights is not None and by_moment:
+                grad_taste[part] = torch.cat([probability[here] @ tables[:, moment].T for here, moment in moments])
+            elif grad_taste is not None and weights is not None:
+                grad_taste[part] = (probability * tables[:, bias_index[part]]).sum(2).T
             if grad_extra is not None:
                 grad_extra[part] = probability.gather(1, extra_index[part])
             low = probability.to(dtype)
-            grad_queries[part] = low @ items_low
+            grad_queries[part] = (low @ items_low).float()
             grad_items += low.T @ query_low
         ctx.save_for_backward(
             grad_queries / rows,
@@ -2266,9 +2285,10 @@ class InterestModel(InterestPreTrainedModel):
             sampled = min((len(items) - 1) / max(self.config.num_items - 1, 1), 1.0)
             positive_weight = sampled * (self.config.gbce_calibration * (1 - 1 / sampled) + 1 / sampled)
         dtype = working_dtype(query.device.type)
+        chunk = 256 if query.device.type == "cpu" else 512  # logits that the second-level cache of a core nearly holds
         with torch.autocast(query.device.type, enabled=False):
             return FusedRankingLoss.apply(
-                query, items, bias, moments, targets, log_inclusion, dtype, 512, extra, extra_index,
+                query, items, bias, moments, targets, log_inclusion, dtype, chunk, extra, extra_index,
                 self.config.label_smoothing, positive_weight, taste, tables,
             )  # fmt: skip
 

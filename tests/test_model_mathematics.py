@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import dirichlet_multinomial, nbinom
 from transformers import BertConfig
 
-from interest_lm import InterestConfig, InterestModel
+from interest_lm import InterestConfig, InterestModel, modeling_interest
 from interest_lm.modeling_interest import (
     FEW_WEIGHTS,
     FusedRankingLoss,
@@ -18,6 +20,7 @@ from interest_lm.modeling_interest import (
     InterestDropout,
     attend,
     group_log_softmax,
+    shares_moments,
 )
 from interest_lm.taxonomy_interest import DomainTree
 
@@ -195,8 +198,12 @@ def test_negative_binomial_equals_scipy(mean, size, count):
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10**6), rows=st.integers(1, 40), items=st.integers(2, 30), chunk=st.integers(1, 16))
-def test_fused_softmax_equals_the_plain_one(seed, rows, items, chunk):
+@given(
+    seed=st.integers(0, 10**6), rows=st.integers(1, 40), items=st.integers(2, 30), chunk=st.integers(1, 16),
+    device=st.sampled_from(["cpu", "cuda"]),
+)  # fmt: skip
+def test_fused_softmax_equals_the_plain_one(seed, rows, items, chunk, device):
+    """Both ways to add what rows of one moment share, that of the CPU and that of a GPU."""
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(rows, 8, generator=generator, requires_grad=True)
     table = torch.randn(items, 8, generator=generator, requires_grad=True)
@@ -206,9 +213,10 @@ def test_fused_softmax_equals_the_plain_one(seed, rows, items, chunk):
     taste = torch.randn(rows, 2, generator=generator, requires_grad=True)
     features = torch.randn(2, 3, items, generator=generator)
     inputs = query, table, bias, taste
-    loss = FusedRankingLoss.apply(
-        query, table, bias, index, target, None, torch.float32, chunk, None, None, 0.0, None, taste, features
-    )
+    with mock.patch.object(modeling_interest, "shares_moments", lambda _: shares_moments(device)):
+        loss = FusedRankingLoss.apply(
+            query, table, bias, index, target, None, torch.float32, chunk, None, None, 0.0, None, taste, features
+        )
     gradients = torch.autograd.grad(2 * loss, inputs)
     personal = torch.einsum("rj,jri->ri", taste, features[:, index])
     plain = torch.nn.functional.cross_entropy(query @ table.T + bias[index] + personal, target)
