@@ -141,6 +141,9 @@ class InterestConfig(PreTrainedConfig):
             them by their text.
         domain_temperature (`float`, *optional*, defaults to 0.07):
             Temperature of that softmax over siblings, of cosines; training fits it to the items' known domains.
+        residual_scale (`float`, *optional*, defaults to 1.0):
+            In [0, 1]: what the network adds to the statistics of a person's domains, in log shares, is multiplied by this; training
+            ends with what its gain on validation is sure of, and trains with 1.
         horizons (`list[float]`, *optional*, defaults to `[1.0, 7.0, 28.0]`):
             Ascending forecast horizons, in `horizon_unit`.
         horizon_unit (`str`, *optional*, defaults to `"days"`):
@@ -253,6 +256,7 @@ class InterestConfig(PreTrainedConfig):
     domains: list[dict] | None = None
     added_domains: list[str] | None = None
     domain_temperature: float | int = 0.07
+    residual_scale: float | int = 1.0
     horizons: list[float | int] | None = None
     horizon_unit: Literal["days", "events"] = "days"
     reference_horizon: float | int = 28.0
@@ -364,6 +368,8 @@ class InterestConfig(PreTrainedConfig):
             raise ValueError(f"`gbce_calibration` is {self.gbce_calibration}, expected a number in [0, 1]")
         if not self.domain_temperature > 0:
             raise ValueError(f"`domain_temperature` is {self.domain_temperature}, expected a positive number")
+        if not 0 <= self.residual_scale <= 1:
+            raise ValueError(f"`residual_scale` is {self.residual_scale}, expected a number in [0, 1]")
         if unknown := sorted(set(self.added_domains or []) - {node["id"] for node in self.domains or []}):
             raise ValueError(f"`added_domains` has {unknown[0]!r}, expected ids of `domains`")
         if not self.temperature > 0:

@@ -307,7 +307,9 @@ class FusedRankingLoss(torch.autograd.Function):
             query_low, target = queries[part].to(dtype), targets[part, None]
             logits = (query_low @ items_low.T).float()
             weights = None if taste is None or tables is None else taste[part].float()
-            moments = [] if bias is None else runs(bias_index[part]) if by_moment else [(slice(None), bias_index[part])]
+            moments = []
+            if bias is not None:
+                moments = runs(bias_index[part]) if by_moment else [(slice(None), bias_index[part])]
             for here, moment in moments:
                 logits[here] += bias[moment]
                 if weights is not None and by_moment:
@@ -929,6 +931,7 @@ class InterestDomainHead(nn.Module):
             residual = (by_node * known).transpose(1, 2)
         if trajectory is not None:
             residual = residual + F.pad(trajectory * known, (1, 0)).transpose(1, 2)
+        residual = residual * self.config.residual_scale
         with torch.autocast(user.device.type, enabled=False):
             return {"domain_embeds": vectors} | self.shares(posterior, mixed, residual.float(), log_total, horizons)
 

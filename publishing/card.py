@@ -238,6 +238,11 @@ def _trends(facts: dict, training: dict) -> str:
     if checked:
         told = "Trends are told" if checked["reliable"] else 'Every trend reads "steady"'
         parts.append(f"{told} (`change_is_reliable` in `config.json`).")
+    if training.get("residual_scale", 1.0) < 1:
+        parts.append(
+            f"Of what the network adds to the statistics of domains {number(100 * training['residual_scale'], 0)} % counts "
+            "(`residual_scale` in `config.json`): its gain on validation less one standard error."
+        )
     return " ".join(parts)
 
 

@@ -78,6 +78,24 @@ def random_batch(model: InterestModel, seed: int, users: int = 3, length: int = 
 
 
 @settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), scale=st.floats(0, 1))
+def test_the_residual_scale_is_linear_in_log_odds(seed, scale):
+    """Of interests among siblings, from those of the statistics to those of the whole model."""
+    model = stirred_model([2, 3], seed)
+    batch = random_batch(model, seed)
+    siblings = DomainTree(model.config.domains).parent < 0
+    odds = {}
+    for part in (0.0, scale, 1.0):
+        model.config.residual_scale = part
+        with torch.no_grad():
+            log = model(**batch).domain_interest[:, torch.from_numpy(siblings)].log()
+        odds[part] = log - log.mean(1, keepdim=True)
+    assert (odds[1.0] - odds[0.0]).abs().max() > 1e-3
+    between = odds[0.0] + scale * (odds[1.0] - odds[0.0])
+    torch.testing.assert_close(odds[scale], between, atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=4), seed=st.integers(0, 10**6))
 def test_sums_and_change_rates_are_exact(shape, seed):
     model = stirred_model(shape, seed)

@@ -355,6 +355,9 @@ def test_card_says_whether_trends_are_told(config):
     unmeasured = {"reliable": True, "auc": None, "shuffled_auc": None, "clear_pairs": 0, "label_reliability": 0.6}
     text = str(render_card(config=config, facts=FACTS, training=TRAINING | {"change": unmeasured}))
     assert "Trends are told" in text and "Split-half" not in text and "time-shuffled log" not in text
+    assert "residual_scale" not in text
+    text = str(render_card(config=config, facts=FACTS, training=TRAINING | {"residual_scale": 0.724}))
+    assert "Of what the network adds to the statistics of domains 72 % counts" in text
 
 
 def test_card_metadata_are_a_valid_model_index(config):

@@ -14,7 +14,14 @@ from interest_lm import InterestModel
 from interest_lm.evaluation.cases import forecast_cases
 from interest_lm.evaluation.folds import fold
 from interest_lm.evaluation.scoring import score_future, score_intensity
-from interest_lm.training.calibrate import apply_calibration, calibrate, fit_concentration, shift_that_holds
+from interest_lm.training.calibrate import (
+    LEAST_SCALE,
+    apply_calibration,
+    calibrate,
+    fit_concentration,
+    shift_that_holds,
+    sure_scale,
+)
 from interest_lm.training.validation import Validation
 
 
@@ -163,3 +170,34 @@ def test_few_people_calibrate_nothing(parts):
     predictor = Predictor()
     predictor.model = model
     assert calibrate(predictor, Validation(log, list(HORIZONS), "days", 8.0, 50)) is None
+
+
+def test_only_what_is_sure_of_the_network_counts(parts):
+    """Its gain less one standard error, as a share of it: near 1 where everybody gains, never below a half."""
+    _, model = parts
+    random = np.random.default_rng(0)
+    people, leaves = 200, np.arange(4)
+    counts = random.multinomial(20, [0.4, 0.3, 0.2, 0.1], (people, 1)).astype(np.float32)
+    cases = SimpleNamespace(counts=counts, mask=np.ones((people, 1), bool))
+    validation = SimpleNamespace(fold=0, forecast=cases, leaves=leaves)
+    even, own = np.full(counts.shape, 0.25), counts / counts.sum(-1, keepdims=True)
+
+    def scale(network: np.ndarray) -> float:
+        """With a network that says these shares, beside statistics that say a quarter each."""
+        said = lambda _: {"future": network if model.config.residual_scale else even}  # noqa: E731
+        found = sure_scale(SimpleNamespace(model=model, forecast=said), validation)
+        model.config.residual_scale = 1.0
+        return found
+
+    better = 0.5 * even + 0.5 * own
+    losses = [-(own * np.log(shares)).sum(-1)[:, 0] for shares in (even, better)]
+    gain = losses[0] - losses[1]
+    assert scale(better) == pytest.approx(1 - gain.std() / np.sqrt(people) / gain.mean(), abs=1e-3)
+    assert scale(better) > 0.9
+    # half of them are told a little too much of what another did: a gain, but not for everybody
+    mixed = np.where(random.random((people, 1, 1)) < 0.5, better, 0.75 * own[::-1] + 0.0625)
+    assert LEAST_SCALE < scale(mixed) < scale(better)
+    assert scale(0.9 * own[..., ::-1] + 0.025) == LEAST_SCALE  # worse than the statistics
+    assert scale(even) == 1.0  # adds nothing
+    cases.mask[29:] = False
+    assert scale(better) == 1.0

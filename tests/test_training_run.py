@@ -54,6 +54,11 @@ def weights(folder) -> dict[str, torch.Tensor]:
 
 def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkeypatch, hub):
     monkeypatch.setattr(run, "check_change", lambda predictor, validation: {"reliable": False})
+    scales = []
+    monkeypatch.setattr(run, "sure_scale", lambda predictor, validation: 0.75)
+    monkeypatch.setattr(
+        run, "refit", lambda trainer, *rest: scales.append(trainer.interest_model.config.residual_scale) or 1
+    )
     out = run.train(arguments(data, tmp_path / "out", tiny_bert, tuning="lora", live_texts=8, live_every=1))
     loaded = AutoModel.from_pretrained(tmp_path / "out").eval()
     base = AutoModel.from_pretrained(tiny_bert).state_dict()
@@ -77,6 +82,8 @@ def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkey
     torch.testing.assert_close(beside.text_model.state_dict()[name], base[name])
     assert not beside.config.change_is_reliable  # as the merged one: an adapter's config is its base's
     assert beside.config.domain_temperature == loaded.config.domain_temperature
+    # the refit trains with all of what the network says
+    assert scales == [1.0] and beside.config.residual_scale == loaded.config.residual_scale == 0.75
     merged = PeftModel.from_pretrained(beside, tmp_path / "out" / "adapter").merge_and_unload()
     for key, value in merged.state_dict().items():
         torch.testing.assert_close(value, loaded.state_dict()[key], atol=1e-6, rtol=1e-5, msg=key)

@@ -27,7 +27,7 @@ from ..recommendation.log_tensors import LogTensors
 from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
 from .blend import fit_blend, refit_blend
-from .calibrate import apply_calibration, calibrate
+from .calibrate import apply_calibration, calibrate, sure_scale
 from .derive import config_for, fill_population, known_items, membership_temperature, usual_dropout
 from .prior import fit_prior
 from .refit import refit, with_validation
@@ -303,6 +303,7 @@ def train(
     # before the adapter is saved: the linear neighbours are among its `modules_to_save`
     predictor = ModelPredictor(model, processor, log, tensors=tensors)
     fits = validation.fold is not None and not interrupted
+    training["residual_scale"] = config.residual_scale = scale = sure_scale(predictor, validation) if fits else 1.0
     training["blend"] = fit_blend(predictor, validation) if fits else None
     training["change"] = None
     if config.domains:
@@ -314,9 +315,11 @@ def train(
     apply_calibration(model, training["calibration"])
     training["refit_steps"] = 0
     if refits and fits:
+        config.residual_scale = 1.0  # trains whole
         support = ((training["blend"] or {}).get("popularity") or {}).get("support", 1)
         training["refit_steps"] = refit(trainer, minutes * args.refit_share, stop, support)
         interrupted = training["interrupted"] = stop.caught is not None
+        config.residual_scale = scale
         tensors = builder.tensors
         if training["refit_steps"]:
             refit_blend(model, tensors, training["blend"])
@@ -331,7 +334,9 @@ def train(
         tuned.save_pretrained(output / ADAPTER_FOLDER)
         (output / ADAPTER_FOLDER / "README.md").unlink()  # PEFT's blank form; `interest-lm push` renders a card
         # an adapter has no config but its base's: what was found after training belongs there, too
-        found = {name: getattr(config, name) for name in ("domain_temperature", "change_is_reliable")}
+        found = {
+            name: getattr(config, name) for name in ("domain_temperature", "residual_scale", "change_is_reliable")
+        }
         base_config = output / BASE_FOLDER / "config.json"
         if base_config.is_file():
             write_json(json.loads(base_config.read_text(encoding="utf-8")) | found, base_config)
