@@ -300,9 +300,9 @@ class FusedRankingLoss(torch.autograd.Function):
             even = even.float() * (smoothing / even.sum())
         if positive_weight is not None and log_inclusion is not None:
             log_inclusion = torch.where(log_inclusion.isposinf(), log_inclusion, 0.0)
-        # rows of one moment side by side: the CPU adds what they share at once, a GPU looks it up for every row
-        order = torch.arange(rows, device=queries.device) if bias is None else bias_index.argsort(stable=True)
-        by_moment = shares_moments(queries.device.type)
+        # with tastes the CPU takes rows of one moment side by side and adds what they share at once; else every row looks it up
+        by_moment = taste is not None and shares_moments(queries.device.type)
+        order = bias_index.argsort(stable=True) if by_moment else torch.arange(rows, device=queries.device)
         for part in order.split(chunk):
             query_low, target = queries[part].to(dtype), targets[part, None]
             logits = (query_low @ items_low.T).float()
