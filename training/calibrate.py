@@ -18,7 +18,7 @@ from .validation import Validation
 
 
 ENOUGH_PEOPLE = 30
-LEAST_SCALE = 0.5  # of what the network says: a gain that chance may be has chosen the steps all the same
+LEAST_SCALE = 0.5  # of what the network says, even where its gain may be chance: on later windows half does no harm
 ENOUGH_CELLS = 100  # counts that say how often intervals hold
 STEP = 0.25
 WORTH = 0.005  # what a further step has to bring where none makes intervals hold
