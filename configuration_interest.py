@@ -132,6 +132,9 @@ class InterestConfig(PreTrainedConfig):
             Entries per known item of a linear item-to-item model whose scores are blended with the network's; 0: none.
         use_newcomers (`bool`, *optional*, defaults to `False`):
             Beside these, items that training saw seldom do without a vector of their own, and weigh their popularity apart.
+        use_reputation (`bool`, *optional*, defaults to `False`):
+            With `use_values` and `num_items`: beside the network, predicted ratings and overall interest go by how far an item's values stand
+            above the mean and the person's above their items', weighed on validation.
         use_personal_popularity (`bool`, *optional*, defaults to `False`):
             With `use_popularity`: how much an item's popularity and age count depends on the person, too.
         domains (`list[dict]`, *optional*):
@@ -252,6 +255,7 @@ class InterestConfig(PreTrainedConfig):
     use_repetition: bool = True
     num_neighbours: int = 0
     use_newcomers: bool = False
+    use_reputation: bool = False
     use_personal_popularity: bool = False
     domains: list[dict] | None = None
     added_domains: list[str] | None = None

@@ -93,7 +93,7 @@ def render_card(
         oracle=oracle_table(results.get("oracle")),
         reasons=reasons_list(results),
         protocol=protocol_line(results),
-        data="\n\n".join(part for part in (_data(facts), _trends(facts, training)) if part),
+        data="\n\n".join(part for part in (_data(facts), _trends(facts, training), _ratings(training)) if part),
         split_rule=_split_rule(facts, training),
         horizons=", ".join(f"{horizon:g}" for horizon in config.horizons) + f" {unit}",
         reference_horizon=f"{config.reference_horizon:g} {unit}",
@@ -244,6 +244,18 @@ def _trends(facts: dict, training: dict) -> str:
             "(`residual_scale` in `config.json`): its gain on validation less one standard error."
         )
     return " ".join(parts)
+
+
+def _ratings(training: dict) -> str:
+    """What predicted ratings are made of."""
+    weights = (training.get("reputation") or {}).get("rating")
+    if not weights:
+        return ""
+    network, item, person, _ = (number(weight, 2) for weight in weights)
+    return (
+        f"Ratings are {network} times what the network says, {item} times how far the item's values stand above the mean and {person} times "
+        "how far the person's stand above their items', as validation found best."
+    )
 
 
 def _split_rule(facts: dict, training: dict) -> str:

@@ -360,6 +360,13 @@ def test_card_says_whether_trends_are_told(config):
     assert "Of what the network adds to the statistics of domains 72 % counts" in text
 
 
+def test_card_says_what_ratings_are_made_of(config):
+    fitted = {"item_strength": 3.0, "user_strength": 8.0, "rating": [0.523, 0.331, 0.626, 0.06]}
+    text = str(render_card(config=config, facts=FACTS, training=TRAINING | {"reputation": fitted}))
+    assert "Ratings are 0.52 times what the network says, 0.33 times how far the item's values" in text
+    assert "Ratings are" not in str(render_card(config=config, facts=FACTS, training=TRAINING | {"reputation": None}))
+
+
 def test_card_metadata_are_a_valid_model_index(config):
     card = ModelCard(str(render_card(config=config, results=RESULTS, facts=FACTS, name="movie-interest")))
     assert card.data.library_name == "transformers"

@@ -32,6 +32,7 @@ from .derive import config_for, fill_population, known_items, membership_tempera
 from .prior import fit_prior
 from .refit import refit, with_validation
 from .reliable import check_change
+from .reputation import fill_reputation, fit_reputation
 from .trainer import (
     FLOOR,
     HANDOVER,
@@ -64,6 +65,7 @@ HEADS = [
     "population",
     "neighbours",
     "newcomers",
+    "reputation",
     "task_balance",
 ]
 
@@ -108,6 +110,7 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
     settings["task_weights"] = args.lambdas()
     settings["num_neighbours"] = min(args.num_neighbours, max(len(items) - 1, 0))
     settings["use_newcomers"] = bool(settings["num_neighbours"])
+    settings["use_reputation"] = True
     model = InterestModel.from_text_pretrained(args.backbone, num_items=len(items), **settings)
     if model.item_tower.identity is not None:
         with torch.no_grad():
@@ -305,6 +308,7 @@ def train(
     fits = validation.fold is not None and not interrupted
     training["residual_scale"] = config.residual_scale = scale = sure_scale(predictor, validation) if fits else 1.0
     training["blend"] = fit_blend(predictor, validation) if fits else None
+    training["reputation"] = fit_reputation(predictor, validation) if fits else None
     training["change"] = None
     if config.domains:
         config.domain_temperature = membership_temperature(model, tensors)
@@ -323,6 +327,7 @@ def train(
         tensors = builder.tensors
         if training["refit_steps"]:
             refit_blend(model, tensors, training["blend"])
+            fill_reputation(model, tensors, training["reputation"])
         if live:
             tensors.refresh(model)
     training["minutes"] = round(budget.elapsed / 60, 2)

@@ -18,19 +18,25 @@ STRENGTHS = (1.0, 3.0, 8.0, 20.0, 50.0)
 
 
 class UserItemBias:
-    """`mean + item bias + user bias`, shrunk; item biases from the known events, user biases from each history."""
+    """`mean + item bias + user bias`, shrunk; item biases from the known events, user biases from each history.
+
+    Args:
+        mean (`float`, *optional*): where biases start from. Default: the mean of the known values.
+    """
 
     name = "user_item_bias"
 
-    def __init__(self) -> None:
-        self.item_strength, self.user_strength = 8.0, 3.0
+    def __init__(self, mean: float | None = None) -> None:
+        self.given, self.item_strength, self.user_strength = mean, 8.0, 3.0
 
     def fit(self, log: InterestLog, fold: Fold) -> None:
         """Estimates mean and item biases."""
         self.log = log
         known = fold.known & (log.item >= 0) & np.isfinite(log.value)
         items, values = log.item[known], log.value[known].astype(np.float64)
-        self.mean = float(values.mean()) if len(values) else 0.0
+        self.mean = self.given
+        if self.mean is None:
+            self.mean = float(values.mean()) if len(values) else 0.0
         self.item_sum = np.bincount(items, values - self.mean, minlength=log.num_items)
         self.item_count = np.bincount(items, minlength=log.num_items)
 
@@ -44,17 +50,25 @@ class UserItemBias:
                 errors[item_strength, user_strength] = float(np.mean((self.ratings(cases) - cases.value) ** 2))
         self.item_strength, self.user_strength = min(errors, key=errors.__getitem__)
 
+    @property
+    def item_bias(self) -> np.ndarray:
+        """`(I,)`."""
+        return self.item_sum / (self.item_count + self.item_strength)
+
     def ratings(self, cases: OverallCases) -> np.ndarray:
         """`(Q,)` expected ratings."""
-        item_bias = self.item_sum / (self.item_count + self.item_strength)
+        return self.mean + self.item_bias[cases.item] + self.user_bias(cases)
+
+    def user_bias(self, cases: OverallCases) -> np.ndarray:
+        """`(Q,)`, of each case's history."""
+        item_bias = self.item_bias
         values = self.log.value[cases.histories.index].astype(np.float64)
         items = cases.histories.items(self.log)
         seen = np.isfinite(values) & (items >= 0)
         rows = cases.histories.rows[seen]
         residual = values[seen] - self.mean - item_bias[items[seen]]
         user_sum = np.bincount(rows, residual, minlength=len(cases.user))
-        user_bias = user_sum / (np.bincount(rows, minlength=len(cases.user)) + self.user_strength)
-        return self.mean + item_bias[cases.item] + user_bias
+        return user_sum / (np.bincount(rows, minlength=len(cases.user)) + self.user_strength)
 
     def describe(self) -> dict:
         """Its tuned settings."""

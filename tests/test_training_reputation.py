@@ -1,0 +1,114 @@
+"""Ratings and overall interest lean on what items and people are known for, as far as validation bears out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_evaluation_cases import make_log
+from transformers import AutoTokenizer
+
+from interest_lm import InterestModel, InterestProcessor
+from interest_lm.evaluation.baselines.bias import UserItemBias
+from interest_lm.evaluation.cases import overall_cases, take
+from interest_lm.evaluation.folds import fold
+from interest_lm.evaluation.predict import ModelPredictor
+from interest_lm.recommendation.log_tensors import LogTensors
+from interest_lm.training.derive import config_for, known_items
+from interest_lm.training.refit import with_validation
+from interest_lm.training.reputation import fill_reputation, fit_reputation
+from interest_lm.training.validation import Validation
+
+
+def rated_log(rule: str = "global-time", noise: float = 0.3):
+    """Values are a mean, an item's and a person's part, and noise."""
+    log, rng = make_log(rule, users=150), np.random.default_rng(1)
+    item, person = rng.normal(size=log.num_items), rng.normal(size=log.num_users)
+    value = 3 + item[log.item] + 0.7 * person[log.user] + noise * rng.normal(size=log.num_events)
+    value[rng.random(log.num_events) < 0.05] = np.nan
+    return replace(log, value=value.astype(np.float32))
+
+
+def asked_of(log, tiny_bert, **settings) -> ModelPredictor:
+    """An untrained model whose network says something of its own."""
+    items = known_items(log)
+    settings = config_for(log) | {"num_items": len(items), "use_reputation": True, "hidden_size": 16} | settings
+    torch.manual_seed(0)
+    model = InterestModel.from_text_pretrained(str(tiny_bert), **settings).eval()
+    torch.nn.init.normal_(model.rating_head.user.weight, std=0.3)
+    processor = InterestProcessor.from_model(model, AutoTokenizer.from_pretrained(tiny_bert), items)
+    return ModelPredictor(
+        model, processor, log, tensors=LogTensors(log, model, processor, texts=torch.randn(2000, 32), progress=False)
+    )
+
+
+@pytest.mark.parametrize("rule", ["global-time", "leave-last"])
+def test_ratings_are_a_regression_on_network_item_and_person(tiny_bert, rule):
+    log = rated_log(rule)
+    predictor = asked_of(log, tiny_bert)
+    model = predictor.model
+    cases = overall_cases(log, fold(log, "test"))
+    cases = take(cases, np.flatnonzero(np.isfinite(cases.value)))
+    network, logits = predictor.ratings(cases), predictor.overall(cases)
+    report = fit_reputation(predictor, Validation(log, [7.0], "days", 7.0, 1000))
+    bias = UserItemBias(model.config.value_mean)
+    bias.item_strength, bias.user_strength = report["item_strength"], report["user_strength"]
+    bias.fit(log, fold(log, "validation"))  # what validation may know: training events
+    mean, deviation = model.config.value_mean, model.config.value_std
+    item, person = bias.item_bias[cases.item] / deviation, bias.user_bias(cases) / deviation
+    a, b, c, d = report["rating"]
+    expected = mean + deviation * (a * (network - mean) / deviation + b * item + c * person + d)
+    np.testing.assert_allclose(predictor.ratings(cases), expected, atol=2e-3)
+    assert abs(a) < 0.1 and b == pytest.approx(1, abs=0.1) and c == pytest.approx(1, abs=0.15)
+    error, before = (np.sqrt(np.mean((part - cases.value) ** 2)) for part in (predictor.ratings(cases), network))
+    assert error < 0.45 < 1 < before and report["rmse"] < report["rmse without"]
+    a, b, c, d = report["overall"]
+    np.testing.assert_allclose(predictor.overall(cases), a * logits + b * item + c * person + d, atol=5e-3)
+    assert a >= 0 < b
+
+
+def test_validation_counts_among_what_items_are_known_for_after_the_refit(tiny_bert):
+    log = rated_log()
+    predictor = asked_of(log, tiny_bert)
+    report = fit_reputation(predictor, Validation(log, [7.0], "days", 7.0, 1000))
+    model, tensors = predictor.model, predictor.tensors
+    later = with_validation(log)
+    fill_reputation(model, LogTensors(later, model, predictor.processor, texts=tensors.texts, progress=False), report)
+    mean, deviation = model.config.value_mean, model.config.value_std
+    for number, item in enumerate(known_items(log)):
+        row = list(log.item_ids).index(item)
+        values = log.value[(log.item == row) & (log.split < 2) & np.isfinite(log.value)].astype(float)
+        expected = (values - mean).sum() / (len(values) + report["item_strength"]) / deviation
+        assert float(model.reputation.item[number]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_without_a_fit_the_network_speaks_alone(tiny_bert):
+    log = rated_log()
+    predictor, plain = asked_of(log, tiny_bert), asked_of(log, tiny_bert, use_reputation=False)
+    plain.model.load_state_dict(predictor.model.state_dict(), strict=False)
+    assert plain.model.reputation is None
+    cases = overall_cases(log, fold(log, "test"))
+    for name in ("ratings", "overall"):
+        np.testing.assert_allclose(getattr(predictor, name)(cases), getattr(plain, name)(cases), atol=1e-5)
+    few = predictor.log = replace(log, value=np.where(log.split == 1, np.nan, log.value))
+    assert fit_reputation(predictor, Validation(few, [7.0], "days", 7.0, 1000)) is None
+    np.testing.assert_allclose(predictor.ratings(cases), plain.ratings(cases), atol=1e-5)
+    assert fit_reputation(plain, Validation(log, [7.0], "days", 7.0, 1000)) is None
+
+
+def test_unknown_items_and_missing_values_have_no_deviation(tiny_bert):
+    log = rated_log()
+    reputation = asked_of(log, tiny_bert).model.reputation
+    reputation.item.copy_(torch.arange(len(reputation.item)).float())
+    reputation.strength.fill_(2.0)
+    history = torch.tensor([[3, -1, 4, 5]])
+    known = torch.tensor([[True, True, True, False]])
+    values = torch.tensor([[4.0, 2.0, torch.nan, 100.0]])
+    item, person = reputation(torch.tensor([[2, -1]]), history, known, values)
+    assert item.tolist() == [[2.0, 0.0]]
+    assert person.tolist() == [[(4.0 - 3.0 + 2.0) / (2 + 2)]]
+    _, nobody = reputation(torch.tensor([[2, -1]]), history, ~known & False, values)
+    _, silent = reputation(torch.tensor([[2, -1]]), history, known, None)
+    assert nobody.tolist() == silent.tolist() == [[0.0]]
