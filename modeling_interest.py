@@ -2047,8 +2047,10 @@ class InterestModel(InterestPreTrainedModel):
                     scores = scores + (taste.T[..., None] * tables[:, moment[:, None], index]).sum(0)
             if repeats is not None:
                 scores = scores + (repeats[:, None] * (identity[index][..., None] == owned[cut_rows][:, None])).sum(-1)
-            ratings = self.rating_head(output["user"], items[index]) if self.rating_head is not None else None
-            logits = self.overall_head(output["user"], scores, ratings)
+            # what both heads learn from; earlier checkpoints ask them about what the query layer makes of it
+            judge = output["user"] if self.reputation is None else output["state"]
+            ratings = self.rating_head(judge, items[index]) if self.rating_head is not None else None
+            logits = self.overall_head(judge, scores, ratings)
             if self.reputation is not None and ratings is not None and item_ids is not None and not self.training:
                 number = torch.where(history >= 0, item_ids[history.clamp(min=0)], -1)[cut_rows]
                 values = None
@@ -2129,7 +2131,7 @@ class InterestModel(InterestPreTrainedModel):
         item_domains, item_domain_weights, history_counts, history_events, history_days, population_shares,
         horizons=None, history_scenes=None,
     ) -> dict:  # fmt: skip
-        """Everything that is said at the queries `(M,)`: fused user state, domains, intensity."""
+        """Everything that is said at the queries `(M,)`: user states, domains, intensity."""
         batch, length = history.shape
         keys, back = self.known_events(valid, segments, rows, position, started)
         key_times = times[rows]
@@ -2146,7 +2148,7 @@ class InterestModel(InterestPreTrainedModel):
             user, hidden, attention = self.query_layer(
                 state, states, groups, query_times, place, keys, key_times, key_places
             )
-            output |= {"user": user, "fused": user}
+            output |= {"state": state, "user": user, "fused": user}
             seen = user
         gap = (query_times[:, None] - key_times).clamp(min=0)
         seconds = self.config.time_unit == "seconds"

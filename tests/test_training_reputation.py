@@ -98,6 +98,38 @@ def test_without_a_fit_the_network_speaks_alone(tiny_bert):
     assert fit_reputation(plain, Validation(log, [7.0], "days", 7.0, 1000)) is None
 
 
+def test_what_is_served_is_what_is_learnt(tiny_bert):
+    """The loss at every position is that of the rating served there, whatever the query layer makes of the state."""
+    log = rated_log()
+    model = asked_of(log, tiny_bert).model
+    for module in (model.rating_head.match, model.query_layer):
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    length, items = 9, model.config.num_items
+    history = torch.randint(items, (1, length + 1), generator=torch.Generator().manual_seed(0))
+    values = torch.linspace(1, 5, length + 1)[None]
+    shared = {
+        "item_embeds": torch.randn(items, 32),
+        "item_ids": torch.arange(items),
+        "history": history[:, :-1],
+        "history_times": torch.arange(length)[None] * 86400,
+        "history_values": values[:, :-1],
+    }
+    if model.domain_head is not None:
+        shared["item_domains"] = torch.zeros(items, 1, dtype=torch.long)
+        shared["item_domain_weights"] = torch.ones(items, 1)
+    with torch.no_grad():
+        learnt = model(**shared, ranking_targets=history[:, 1:], rating_labels=values[:, 1:]).losses["rating"]
+        served = model(
+            **shared,
+            cut_rows=torch.zeros(length, dtype=torch.long),
+            cut_positions=torch.arange(length),
+            candidates=history[0, 1:, None],
+        ).ratings[:, 0]
+    error = (served - values[0, 1:]) / model.config.value_std
+    assert float(learnt) == pytest.approx(float((error**2).mean()), rel=1e-4)
+
+
 def test_unknown_items_and_missing_values_have_no_deviation(tiny_bert):
     log = rated_log()
     reputation = asked_of(log, tiny_bert).model.reputation
