@@ -110,6 +110,8 @@ class InterestConfig(PreTrainedConfig):
             Events see their value (rating, amount).
         value_mean (`float`, *optional*, defaults to 0.0), value_std (`float`, *optional*, defaults to 1.0):
             Location and scale of the values; predicted ratings are in the same unit.
+        value_threshold (`float`, *optional*):
+            From which value on something is liked. Default: above the mean of what the person rated before.
         actions (`list[str]`, *optional*):
             Names of the event actions.
         scenes (`list[str]`, *optional*):
@@ -245,6 +247,7 @@ class InterestConfig(PreTrainedConfig):
     use_values: bool = False
     value_mean: float | int = 0.0
     value_std: float | int = 1.0
+    value_threshold: float | int | None = None
     actions: list[str] | None = None
     scenes: list[str] | None = None
     scene_rule: Literal["weekend", "hour_band", "weekend_hour"] | None = None

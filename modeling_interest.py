@@ -1321,35 +1321,70 @@ class InterestRatingHead(nn.Module):
 
 
 class InterestReputation(nn.Module):
-    """What ratings say without a network, and what that is worth beside it: how far an item's values stand above the mean, how far a
-    person's stand above their items' (Koren 2009, eq. 1, both shrunk), and the weights that validation finds after training.
+    """What ratings say without a network, and what that is worth beside it, as validation finds after training.
 
-    `item (num_items,)` is in standard deviations; `strength (1,)` is the pull of a person's habit towards nothing, in events; `rating` and
-    `overall`, both `(4,)`, weigh the network, the item, the person and 1: without a fit the network alone.
+    Ratings: how far an item's values stand above the mean, and a person's above their items' (Koren 2009, eq. 1). Overall interest: log-odds
+    of how often an item is liked and how often the person likes what comes, beyond those of everybody. All four are shrunk.
+
+    `value`, `liked`, both `(num_items,)`: an item's, values in standard deviations. `strength (2,)`: how many events of everybody's a
+    person's own are weighed against, for either. `share (1,)`: of what is liked. `rating` and `overall`, both `(4,)`, weigh the network, the
+    item, the person and 1: without a fit the network alone.
     """
 
     def __init__(self, config: InterestConfig):
         super().__init__()
-        self.item = nn.Buffer(torch.zeros(config.num_items))
-        self.strength = nn.Buffer(torch.ones(1))
+        self.mean, self.deviation, self.threshold = config.value_mean, config.value_std, config.value_threshold
+        self.value = nn.Buffer(torch.zeros(config.num_items))
+        self.liked = nn.Buffer(torch.zeros(config.num_items))
+        self.strength = nn.Buffer(torch.ones(2))
+        self.share = nn.Buffer(torch.full((1,), 0.5))
         self.rating = nn.Buffer(torch.tensor([1.0, 0.0, 0.0, 0.0]))
         self.overall = nn.Buffer(torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
     def forward(
-        self, items: torch.Tensor, history: torch.Tensor, known: torch.Tensor, values: torch.Tensor | None
+        self,
+        ratings: torch.Tensor,
+        logits: torch.Tensor,
+        items: torch.Tensor,
+        history: torch.Tensor,
+        times: torch.Tensor,
+        values: torch.Tensor | None,
+        known: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Deviations of items `(M, C)` and of persons `(M, 1)`.
+        """Ratings, standardised, and log-odds of overall interest, `(M, C)`, of those of the network.
 
-        Args: items `(M, C)` and history `(M, T)`, numbers of known items, -1 = none; known `(M, T)` bool, the events that a query
-        knows; values `(M, T)`, standardised, NaN = none.
+        Args: items `(M, C)` and history `(M, T)`, numbers of known items, -1 = none; times and values `(M, T)`, NaN = none; known
+        `(M, T)` bool, the events that a query knows.
         """
-        candidate = self.item[items.clamp(min=0)] * (items >= 0)
-        if values is None:
-            return candidate, candidate.new_zeros(len(items), 1)
-        above = values - self.item[history.clamp(min=0)] * (history >= 0)
-        rated = known & above.isfinite()
-        person = torch.where(rated, above, 0.0).sum(1, keepdim=True) / (rated.sum(1, keepdim=True) + self.strength)
-        return candidate, person
+        habit = likes = ratings.new_zeros(len(items), 1)
+        if values is not None:
+            values = values.float()
+            above = (values - self.mean) / self.deviation - self.value[history.clamp(min=0)] * (history >= 0)
+            rated = known & values.isfinite()
+            number = rated.sum(1, keepdim=True)
+            habit = torch.where(rated, above, 0.0).sum(1, keepdim=True) / (number + self.strength[0])
+            judged, liked = self.judge(times, values, rated)
+            number, positive = (part.sum(1, keepdim=True) for part in (judged, judged & liked))
+            share = (positive + self.strength[1] * self.share) / (number + self.strength[1])
+            likes = share.logit(1e-6) - self.share.logit()
+        value, liked = (part[items.clamp(min=0)] * (items >= 0) for part in (self.value, self.liked))
+        return self.weigh(self.rating, ratings, value, habit), self.weigh(self.overall, logits, liked, likes)
+
+    def judge(
+        self, times: torch.Tensor, values: torch.Tensor, rated: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of which events it is known whether they were liked, and which were, `(M, T)` bool: from the threshold on, or without one above
+        the mean of what the person rated at earlier times."""
+        if self.threshold is not None:
+            return rated, values >= self.threshold
+        value = torch.where(rated, values, 0.0)
+        total, number = value.cumsum(1) - value, rated.cumsum(1) - rated.long()
+        place = torch.arange(times.shape[1], device=times.device).expand_as(times)
+        new = F.pad(times[:, 1:] != times[:, :-1], (1, 0), value=True)
+        first = torch.where(new, place, 0).cummax(1).values
+        total, number = total.gather(1, first), number.gather(1, first)
+        mean = total / number.clamp(min=1)
+        return rated & (number > 0), values > mean + 1e-5 * (1 + mean.abs())
 
     @staticmethod
     def weigh(weights: torch.Tensor, network: torch.Tensor, item: torch.Tensor, person: torch.Tensor) -> torch.Tensor:
@@ -1507,8 +1542,10 @@ class InterestPreTrainedModel(PreTrainedModel):
             init.ones_(module.trusted)
             init.zeros_(module.popularity)
         elif isinstance(module, InterestReputation):
-            init.zeros_(module.item)
+            init.zeros_(module.value)
+            init.zeros_(module.liked)
             init.ones_(module.strength)
+            init.constant_(module.share, 0.5)
             for weights in (module.rating, module.overall):
                 init.copy_(weights, torch.tensor([1.0, 0.0, 0.0, 0.0]))
         elif isinstance(module, (nn.GRU, nn.LSTM)):
@@ -2053,12 +2090,9 @@ class InterestModel(InterestPreTrainedModel):
             logits = self.overall_head(judge, scores, ratings)
             if self.reputation is not None and ratings is not None and item_ids is not None and not self.training:
                 number = torch.where(history >= 0, item_ids[history.clamp(min=0)], -1)[cut_rows]
-                values = None
-                if history_values is not None:
-                    values = (history_values[cut_rows].float() - self.config.value_mean) / self.config.value_std
-                parts = self.reputation(item_ids[index], number, output["keys"], values)
-                ratings = self.reputation.weigh(self.reputation.rating, ratings, *parts)
-                logits = self.reputation.weigh(self.reputation.overall, logits, *parts)
+                values = None if history_values is None else history_values[cut_rows]
+                past = number, history_times[cut_rows], values, output["keys"]
+                ratings, logits = self.reputation(ratings, logits, item_ids[index], *past)
             if candidate_labels is not None:
                 shown = self.impression_losses(scores, logits, candidate_labels.masked_fill(candidates < 0, torch.nan))
             if linear is not None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from interest_lm import InterestModel, InterestProcessor
 from interest_lm.evaluation.baselines.bias import UserItemBias
+from interest_lm.evaluation.baselines.overall import ItemMean, UserMean, logit
 from interest_lm.evaluation.cases import overall_cases, take
 from interest_lm.evaluation.folds import fold
 from interest_lm.evaluation.predict import ModelPredictor
@@ -44,9 +45,10 @@ def asked_of(log, tiny_bert, **settings) -> ModelPredictor:
     )
 
 
-@pytest.mark.parametrize("rule", ["global-time", "leave-last"])
-def test_ratings_are_a_regression_on_network_item_and_person(tiny_bert, rule):
+@pytest.mark.parametrize(("rule", "threshold"), [("global-time", None), ("leave-last", None), ("global-time", 3.5)])
+def test_ratings_are_a_regression_on_network_item_and_person(tiny_bert, rule, threshold):
     log = rated_log(rule)
+    log.facts["value_threshold"] = threshold
     predictor = asked_of(log, tiny_bert)
     model = predictor.model
     cases = overall_cases(log, fold(log, "test"))
@@ -64,8 +66,14 @@ def test_ratings_are_a_regression_on_network_item_and_person(tiny_bert, rule):
     assert abs(a) < 0.1 and b == pytest.approx(1, abs=0.1) and c == pytest.approx(1, abs=0.15)
     error, before = (np.sqrt(np.mean((part - cases.value) ** 2)) for part in (predictor.ratings(cases), network))
     assert error < 0.45 < 1 < before and report["rmse"] < report["rmse without"]
+    liked, likes = ItemMean(), UserMean()
+    for side, name in ((liked, "item_liked_strength"), (likes, "user_liked_strength")):
+        side.strength = report[name]
+        side.fit(log, fold(log, "validation"))
+    usual = logit(np.array(liked.rates.mean))
     a, b, c, d = report["overall"]
-    np.testing.assert_allclose(predictor.overall(cases), a * logits + b * item + c * person + d, atol=5e-3)
+    expected = a * logits + b * (liked.overall(cases) - usual) + c * (likes.overall(cases) - usual) + d
+    np.testing.assert_allclose(predictor.overall(cases), expected, atol=1e-3)
     assert a >= 0 < b
 
 
@@ -81,7 +89,7 @@ def test_validation_counts_among_what_items_are_known_for_after_the_refit(tiny_b
         row = list(log.item_ids).index(item)
         values = log.value[(log.item == row) & (log.split < 2) & np.isfinite(log.value)].astype(float)
         expected = (values - mean).sum() / (len(values) + report["item_strength"]) / deviation
-        assert float(model.reputation.item[number]) == pytest.approx(expected, abs=1e-5)
+        assert float(model.reputation.value[number]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_without_a_fit_the_network_speaks_alone(tiny_bert):
@@ -130,17 +138,24 @@ def test_what_is_served_is_what_is_learnt(tiny_bert):
     assert float(learnt) == pytest.approx(float((error**2).mean()), rel=1e-4)
 
 
-def test_unknown_items_and_missing_values_have_no_deviation(tiny_bert):
+def test_unknown_items_and_missing_values_have_nothing_to_say(tiny_bert):
     log = rated_log()
     reputation = asked_of(log, tiny_bert).model.reputation
-    reputation.item.copy_(torch.arange(len(reputation.item)).float())
-    reputation.strength.fill_(2.0)
-    history = torch.tensor([[3, -1, 4, 5]])
-    known = torch.tensor([[True, True, True, False]])
-    values = torch.tensor([[4.0, 2.0, torch.nan, 100.0]])
-    item, person = reputation(torch.tensor([[2, -1]]), history, known, values)
-    assert item.tolist() == [[2.0, 0.0]]
-    assert person.tolist() == [[(4.0 - 3.0 + 2.0) / (2 + 2)]]
-    _, nobody = reputation(torch.tensor([[2, -1]]), history, ~known & False, values)
-    _, silent = reputation(torch.tensor([[2, -1]]), history, known, None)
-    assert nobody.tolist() == silent.tolist() == [[0.0]]
+    reputation.mean, reputation.deviation = 0.0, 1.0
+    reputation.value.copy_(torch.arange(len(reputation.value)).float())
+    reputation.liked.copy_(10 * reputation.value)
+    reputation.strength.copy_(torch.tensor([2.0, 1.0]))
+    weights = torch.tensor([0.0, 1.0, 100.0, 0.0])
+    reputation.rating.copy_(weights)
+    reputation.overall.copy_(weights)
+    zero, items = torch.zeros(1, 2), torch.tensor([[2, -1]])
+    history, times = torch.tensor([[3, -1, 4, -1, 5]]), torch.tensor([[7, 8, 8, 9, 9]])
+    known = torch.tensor([[True, True, True, True, False]])
+    values = torch.tensor([[4.0, 2.0, torch.nan, 5.0, 100.0]])
+    rating, overall = reputation(zero, zero, items, history, times, values, known)
+    assert rating.tolist() == [[2 + 100 * (4.0 - 3.0 + 2.0 + 5.0) / (3 + 2), 100 * (4.0 - 3.0 + 2.0 + 5.0) / (3 + 2)]]
+    # 2 is below 4 and 5 above their mean; of the first nothing is known: 1.5 of 3 with everybody's half
+    assert overall.tolist() == [[20.0, 0.0]]
+    for nothing in ((values, ~known & False), (None, known)):
+        rating, overall = reputation(zero, zero, items, history, times, *nothing)
+        assert rating.tolist() == [[2.0, 0.0]] and overall.tolist() == [[20.0, 0.0]]

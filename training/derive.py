@@ -39,6 +39,7 @@ def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None
         values = log.value[train & np.isfinite(log.value)]
         if len(values) and values.std() > 0:
             settings |= {"use_values": True, "value_mean": float(values.mean()), "value_std": float(values.std())}
+            settings["value_threshold"] = log.facts.get("value_threshold")
     if log.facts["time"] == "seconds":
         span = max(int(np.ptp(log.timestamp[train])), 1) / 86400 if train.any() else 1 / 86400
         settings["half_lives_days"] = list(half_life_days or (span / 100, span / 25, span / 6))

@@ -1,4 +1,4 @@
-"""What an item's reputation and a person's habit are worth beside the network, for ratings and for overall interest."""
+"""What is known of items and people without a network, and what it is worth beside it, for ratings and for overall interest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from ..data.log import TRAIN, InterestLog
 from ..evaluation.baselines.bias import UserItemBias
+from ..evaluation.baselines.overall import ItemMean, UserMean, logit
 from ..evaluation.cases import overall_cases, take
 from ..evaluation.folds import Fold
 from ..evaluation.predict import ModelPredictor
@@ -17,15 +18,17 @@ from .validation import Validation
 
 
 MOST_CASES = 2_500
-ENOUGH_CASES = 100
+ENOUGH_CASES = 100  # with a value, for ratings; half as many of either kind, for overall interest
+NETWORK_ALONE = (1.0, 0.0, 0.0, 0.0)
 
 
 def fit_reputation(predictor: ModelPredictor, validation: Validation) -> dict | None:
     """Fills the model's [`InterestReputation`] from the training events, and finds on validation what it is worth.
 
-    Both strengths are those of [`UserItemBias`] with the smallest squared error on up to 2,500 validation events; ratings are then a ridge
-    regression on the network's, the item's and the person's part, overall interest a logistic regression on the same with the network's
-    log-odds, which never count negatively. Where a log says what was shown, overall interest is learnt from that and left alone.
+    Up to 2,500 validation events decide. Strengths are those of the baselines [`UserItemBias`], [`ItemMean`] and [`UserMean`]. Ratings are then
+    a ridge regression on the network's, the item's and the person's part, overall interest a logistic regression on the same, in
+    log-odds, where the network never counts negatively. Where a log says what was shown, overall interest is learnt from that and left
+    alone.
 
     Returns:
         Strengths, weights and the root mean squared error before and after, for the checkpoint; None, and the network alone, where the
@@ -34,9 +37,7 @@ def fit_reputation(predictor: ModelPredictor, validation: Validation) -> dict | 
     model, log = predictor.model, predictor.log
     if model.reputation is None or validation.fold is None:
         return None
-    with torch.no_grad():
-        for weights in (model.reputation.rating, model.reputation.overall):
-            weights.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    weigh(model, {"rating": NETWORK_ALONE, "overall": NETWORK_ALONE})
     cases = overall_cases(log, validation.fold)
     cases = take(cases, np.flatnonzero(np.isfinite(cases.value)))
     if len(cases.user) < ENOUGH_CASES:
@@ -47,43 +48,68 @@ def fit_reputation(predictor: ModelPredictor, validation: Validation) -> dict | 
     bias = UserItemBias(mean)
     bias.tune(log, validation.fold, cases)
     report: dict = bias.describe()
-    fill_reputation(model, predictor.tensors, report)
-    parts = np.stack([bias.item_bias[cases.item], bias.user_bias(cases)], 1) / deviation
     target, network = (cases.value - mean) / deviation, (predictor.ratings(cases) - mean) / deviation
-    features = np.column_stack([network, parts])
+    features = np.column_stack([network, bias.item_bias[cases.item] / deviation, bias.user_bias(cases) / deviation])
     ridge = Ridge().fit(features, target)
     report["rating"] = [round(float(weight), 4) for weight in (*ridge.coef_, ridge.intercept_)]
     report["rmse without"] = deviation * float(np.sqrt(np.mean((network - target) ** 2)))
     report["rmse"] = deviation * float(np.sqrt(np.mean((ridge.predict(features) - target) ** 2)))
-    known = np.isfinite(cases.label)
-    labels = cases.label[known] > 0.5
-    if log.impressions is None and min(labels.sum(), (~labels).sum()) >= ENOUGH_CASES / 4:
-        features = np.column_stack([predictor.overall(cases), parts])[known]
-        logistic = LogisticRegression(C=10.0, max_iter=1000).fit(features, labels)
-        if logistic.coef_[0, 0] < 0:
-            features[:, 0] = 0.0
-            logistic.fit(features, labels)
-        report["overall"] = [round(float(weight), 4) for weight in (*logistic.coef_[0], logistic.intercept_[0])]
-    with torch.no_grad():
-        for name in ("rating", "overall"):
-            if name in report:
-                getattr(model.reputation, name).copy_(torch.tensor(report[name]))
+    if log.impressions is None:
+        report |= fit_overall(predictor, validation.fold, take(cases, np.flatnonzero(np.isfinite(cases.label))))
+    fill_reputation(model, predictor.tensors, report)
+    weigh(model, report)
     return report
 
 
+def fit_overall(predictor: ModelPredictor, fold: Fold, cases) -> dict:
+    """Strengths and weights for overall interest, by cases with labels; nothing where these are too few."""
+    labels = cases.label > 0.5
+    if min(labels.sum(), (~labels).sum()) < ENOUGH_CASES / 2:
+        return {}
+    item, person = ItemMean(), UserMean()
+    for side in (item, person):
+        side.tune(predictor.log, fold, cases)
+    usual = logit(np.array(item.rates.mean))
+    features = np.column_stack([predictor.overall(cases), item.overall(cases) - usual, person.overall(cases) - usual])
+    regression = LogisticRegression(C=10.0, max_iter=1000).fit(features, labels)
+    if regression.coef_[0, 0] < 0:
+        features[:, 0] = 0.0
+        regression.fit(features, labels)
+    weights = [round(float(weight), 4) for weight in (*regression.coef_[0], regression.intercept_[0])]
+    return {"item_liked_strength": item.strength, "user_liked_strength": person.strength, "overall": weights}
+
+
+@torch.no_grad()
+def weigh(model: InterestModel, report: dict) -> None:
+    """Gives the model the weights of a report, `rating` and `overall`, where they are there."""
+    for name in ("rating", "overall"):
+        if name in report:
+            weights = getattr(model.reputation, name)
+            weights.copy_(torch.tensor(report[name]).to(weights))
+
+
+@torch.no_grad()
 def fill_reputation(model: InterestModel, tensors: LogTensors, report: dict | None) -> None:
-    """Items' deviations as the training events of a log have them, with the strengths of a report of [`fit_reputation`]; the weights stay."""
+    """What the training events of a log say of items, with the strengths of a report of [`fit_reputation`]; the weights stay."""
     if model.reputation is None or report is None:
         return
-    log = tensors.log
+    log, reputation, known = tensors.log, model.reputation, tensors.item_ids >= 0
+
+    def fill(target: torch.Tensor, values: np.ndarray) -> None:
+        target[tensors.item_ids[known]] = torch.from_numpy(values)[known].to(target)
+
     bias = UserItemBias(model.config.value_mean)
     bias.item_strength = report["item_strength"]
     bias.fit(log, training_events(log))
-    known = tensors.item_ids >= 0
-    item = torch.from_numpy(bias.item_bias / model.config.value_std).float()
-    with torch.no_grad():
-        model.reputation.item[tensors.item_ids[known]] = item[known].to(model.reputation.item.device)
-        model.reputation.strength.fill_(report["user_strength"])
+    fill(reputation.value, bias.item_bias / model.config.value_std)
+    reputation.strength[0] = report["user_strength"]
+    if "overall" in report:
+        item = ItemMean()
+        item.fit(log, training_events(log))
+        share = item.rates.mean
+        fill(reputation.liked, logit(item.rates.items(report["item_liked_strength"])) - logit(np.array(share)))
+        reputation.strength[1] = report["user_liked_strength"]
+        reputation.share.fill_(share)
 
 
 def training_events(log: InterestLog) -> Fold:

@@ -63,8 +63,11 @@ class _Rates:
         return (positive + strength * self.mean) / (count + strength)
 
     def item(self, cases: OverallCases, strength: float) -> np.ndarray:
-        positive, count = self.item_positive[cases.item], self.item_count[cases.item]
-        return (positive + strength * self.mean) / (count + strength)
+        return self.items(strength)[cases.item]
+
+    def items(self, strength: float) -> np.ndarray:
+        """`(I,)`."""
+        return (self.item_positive + strength * self.mean) / (self.item_count + strength)
 
 
 class UserMean:
