@@ -64,6 +64,13 @@ def known_items(log: InterestLog, min_events: int = 1) -> list[str]:
     return [str(item_id) for item_id in log.item_ids[order[counts[order] >= min_events]]]
 
 
+def has_texts(log: InterestLog) -> bool:
+    """Whether any item has more to it than its id: a title, a text or a category."""
+    items = log.items
+    titled = (items["title"] != "") & (items["title"] != items["item_id"])
+    return bool((titled | (items["text"] != "") | (items["categories"].map(len) > 0)).any())
+
+
 def usual_dropout(log: InterestLog) -> float:
     """Dropout by the training events per item: .5 where there are three or fewer, .2 from twelve on, linear in the logarithm
     between. Where little is known of each item, what somebody took next is soon learnt by heart."""
