@@ -1327,8 +1327,8 @@ class InterestReputation(nn.Module):
     of how often an item is liked and how often the person likes what comes, beyond those of everybody. All four are shrunk.
 
     `value`, `liked`, both `(num_items,)`: an item's, values in standard deviations. `strength (2,)`: how many events of everybody's a
-    person's own are weighed against, for either. `share (1,)`: of what is liked. `rating` and `overall`, both `(4,)`, weigh the network, the
-    item, the person and 1: without a fit the network alone.
+    person's own are weighed against, for either. `share (1,)`: of what is liked. `rating (4,)` weighs the network, the item's and the
+    person's deviation and 1, `overall (6,)` the network, both deviations, both log-odds and 1: without a fit the network alone.
     """
 
     def __init__(self, config: InterestConfig):
@@ -1338,8 +1338,8 @@ class InterestReputation(nn.Module):
         self.liked = nn.Buffer(torch.zeros(config.num_items))
         self.strength = nn.Buffer(torch.ones(2))
         self.share = nn.Buffer(torch.full((1,), 0.5))
-        self.rating = nn.Buffer(torch.tensor([1.0, 0.0, 0.0, 0.0]))
-        self.overall = nn.Buffer(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+        self.rating = nn.Buffer(torch.eye(4)[0])
+        self.overall = nn.Buffer(torch.eye(6)[0])
 
     def forward(
         self,
@@ -1368,7 +1368,8 @@ class InterestReputation(nn.Module):
             share = (positive + self.strength[1] * self.share) / (number + self.strength[1])
             likes = share.logit(1e-6) - self.share.logit()
         value, liked = (part[items.clamp(min=0)] * (items >= 0) for part in (self.value, self.liked))
-        return self.weigh(self.rating, ratings, value, habit), self.weigh(self.overall, logits, liked, likes)
+        parts = value, habit
+        return self.weigh(self.rating, ratings, *parts), self.weigh(self.overall, logits, *parts, liked, likes)
 
     def judge(
         self, times: torch.Tensor, values: torch.Tensor, rated: torch.Tensor
@@ -1387,8 +1388,9 @@ class InterestReputation(nn.Module):
         return rated & (number > 0), values > mean + 1e-5 * (1 + mean.abs())
 
     @staticmethod
-    def weigh(weights: torch.Tensor, network: torch.Tensor, item: torch.Tensor, person: torch.Tensor) -> torch.Tensor:
-        return weights[0] * network + weights[1] * item + weights[2] * person + weights[3]
+    def weigh(weights: torch.Tensor, *parts: torch.Tensor) -> torch.Tensor:
+        """Parts by their weights, and the last weight."""
+        return sum((weight * part for weight, part in zip(weights, parts, strict=False)), weights[-1])
 
 
 class InterestPopulation(nn.Module):
@@ -1547,7 +1549,7 @@ class InterestPreTrainedModel(PreTrainedModel):
             init.ones_(module.strength)
             init.constant_(module.share, 0.5)
             for weights in (module.rating, module.overall):
-                init.copy_(weights, torch.tensor([1.0, 0.0, 0.0, 0.0]))
+                init.copy_(weights, torch.eye(len(weights))[0])
         elif isinstance(module, (nn.GRU, nn.LSTM)):
             for parameter in module.parameters():
                 init.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)

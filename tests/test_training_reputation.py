@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from test_evaluation_cases import make_log
 from transformers import AutoTokenizer
 
@@ -71,10 +72,13 @@ def test_ratings_are_a_regression_on_network_item_and_person(tiny_bert, rule, th
         side.strength = report[name]
         side.fit(log, fold(log, "validation"))
     usual = logit(np.array(liked.rates.mean))
-    a, b, c, d = report["overall"]
-    expected = a * logits + b * (liked.overall(cases) - usual) + c * (likes.overall(cases) - usual) + d
-    np.testing.assert_allclose(predictor.overall(cases), expected, atol=1e-3)
-    assert a >= 0 < b
+    shares = liked.overall(cases) - usual, likes.overall(cases) - usual
+    *parts, last = report["overall"]
+    expected = sum(weight * part for weight, part in zip(parts, (logits, item, person, *shares), strict=True)) + last
+    np.testing.assert_allclose(predictor.overall(cases), expected, atol=5e-3)
+    known = np.isfinite(cases.label)
+    assert parts[0] >= 0
+    assert roc_auc_score(cases.label[known], expected[known]) > 0.1 + roc_auc_score(cases.label[known], logits[known])
 
 
 def test_validation_counts_among_what_items_are_known_for_after_the_refit(tiny_bert):
@@ -145,9 +149,8 @@ def test_unknown_items_and_missing_values_have_nothing_to_say(tiny_bert):
     reputation.value.copy_(torch.arange(len(reputation.value)).float())
     reputation.liked.copy_(10 * reputation.value)
     reputation.strength.copy_(torch.tensor([2.0, 1.0]))
-    weights = torch.tensor([0.0, 1.0, 100.0, 0.0])
-    reputation.rating.copy_(weights)
-    reputation.overall.copy_(weights)
+    reputation.rating.copy_(torch.tensor([0.0, 1.0, 100.0, 0.0]))
+    reputation.overall.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0, 100.0, 0.0]))
     zero, items = torch.zeros(1, 2), torch.tensor([[2, -1]])
     history, times = torch.tensor([[3, -1, 4, -1, 5]]), torch.tensor([[7, 8, 8, 9, 9]])
     known = torch.tensor([[True, True, True, True, False]])

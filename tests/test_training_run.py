@@ -287,11 +287,15 @@ def test_a_run_must_be_told_where_to_write(data, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("column", "text"), [(None, False), ("title", True), ("categories", True)])
-def test_an_id_is_no_text(tmp_path, tiny_bert, column, text):
+@pytest.mark.parametrize(
+    ("column", "each", "text"), [(None, 16, False), (None, 8, True), ("title", 16, True), ("categories", 16, True)]
+)
+def test_an_id_is_no_text(tmp_path, tiny_bert, column, each, text):
+    """Of rare items nothing better is known."""
     rng = np.random.default_rng(0)
-    events = pd.DataFrame({"user_id": np.repeat(np.arange(20), 12), "item_id": rng.integers(100, 130, 240)})
-    events["timestamp"] = np.arange(240) * 86400
+    number = 30 * each
+    events = pd.DataFrame({"user_id": np.arange(number) // 24, "item_id": rng.integers(100, 130, number)})
+    events["timestamp"] = np.arange(number) * 86400
     items = pd.DataFrame({"item_id": np.arange(100, 130)})
     if column is not None:
         items[column] = [""] * 29 + ["Crime"]

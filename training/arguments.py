@@ -61,7 +61,7 @@ class InterestTrainingArguments(TrainingArguments):
     )
     use_item_ids: bool = field(default=True, metadata={"help": "Known items have a vector of their own."})
     use_text: bool = field(
-        default=True, metadata={"help": "Item vectors see the text; never where no item has more to it than its id."}
+        default=True, metadata={"help": "Item vectors see the text; not where common items have nothing but an id."}
     )
     use_domain_view: bool = field(
         default=True, metadata={"help": "Domains are read through layers of their own, at twice the time per step."}

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from ..data.log import TRAIN, InterestLog
 from ..evaluation.baselines.bias import UserItemBias
 from ..evaluation.baselines.overall import ItemMean, UserMean, logit
-from ..evaluation.cases import overall_cases, take
+from ..evaluation.cases import OverallCases, overall_cases, take
 from ..evaluation.folds import Fold
 from ..evaluation.predict import ModelPredictor
 from ..modeling_interest import InterestModel
@@ -19,16 +19,15 @@ from .validation import Validation
 
 MOST_CASES = 2_500
 ENOUGH_CASES = 100  # with a value, for ratings; half as many of either kind, for overall interest
-NETWORK_ALONE = (1.0, 0.0, 0.0, 0.0)
 
 
 def fit_reputation(predictor: ModelPredictor, validation: Validation) -> dict | None:
     """Fills the model's [`InterestReputation`] from the training events, and finds on validation what it is worth.
 
     Up to 2,500 validation events decide. Strengths are those of the baselines [`UserItemBias`], [`ItemMean`] and [`UserMean`]. Ratings are then
-    a ridge regression on the network's, the item's and the person's part, overall interest a logistic regression on the same, in
-    log-odds, where the network never counts negatively. Where a log says what was shown, overall interest is learnt from that and left
-    alone.
+    a ridge regression on the network's, the item's and the person's part, overall interest a logistic regression on these and on the log-odds
+    of liking, where the network never counts negatively. Where a log says what was shown, overall interest is learnt from that and
+    left alone.
 
     Returns:
         Strengths, weights and the root mean squared error before and after, for the checkpoint; None, and the network alone, where the
@@ -37,7 +36,7 @@ def fit_reputation(predictor: ModelPredictor, validation: Validation) -> dict | 
     model, log = predictor.model, predictor.log
     if model.reputation is None or validation.fold is None:
         return None
-    weigh(model, {"rating": NETWORK_ALONE, "overall": NETWORK_ALONE})
+    weigh(model, {"rating": [1.0, 0.0, 0.0, 0.0], "overall": [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]})  # the network alone
     cases = overall_cases(log, validation.fold)
     cases = take(cases, np.flatnonzero(np.isfinite(cases.value)))
     if len(cases.user) < ENOUGH_CASES:
@@ -49,20 +48,23 @@ def fit_reputation(predictor: ModelPredictor, validation: Validation) -> dict | 
     bias.tune(log, validation.fold, cases)
     report: dict = bias.describe()
     target, network = (cases.value - mean) / deviation, (predictor.ratings(cases) - mean) / deviation
-    features = np.column_stack([network, bias.item_bias[cases.item] / deviation, bias.user_bias(cases) / deviation])
+    deviations = np.column_stack([bias.item_bias[cases.item], bias.user_bias(cases)]) / deviation
+    features = np.column_stack([network, deviations])
     ridge = Ridge().fit(features, target)
     report["rating"] = [round(float(weight), 4) for weight in (*ridge.coef_, ridge.intercept_)]
     report["rmse without"] = deviation * float(np.sqrt(np.mean((network - target) ** 2)))
     report["rmse"] = deviation * float(np.sqrt(np.mean((ridge.predict(features) - target) ** 2)))
     if log.impressions is None:
-        report |= fit_overall(predictor, validation.fold, take(cases, np.flatnonzero(np.isfinite(cases.label))))
+        known = np.flatnonzero(np.isfinite(cases.label))
+        report |= fit_overall(predictor, validation.fold, take(cases, known), deviations[known])
     fill_reputation(model, predictor.tensors, report)
     weigh(model, report)
     return report
 
 
-def fit_overall(predictor: ModelPredictor, fold: Fold, cases) -> dict:
-    """Strengths and weights for overall interest, by cases with labels; nothing where these are too few."""
+def fit_overall(predictor: ModelPredictor, fold: Fold, cases: OverallCases, deviations: np.ndarray) -> dict:
+    """Strengths and weights for overall interest, by cases with labels and their `deviations (Q, 2)`; nothing where these are too
+    few."""
     labels = cases.label > 0.5
     if min(labels.sum(), (~labels).sum()) < ENOUGH_CASES / 2:
         return {}
@@ -70,7 +72,8 @@ def fit_overall(predictor: ModelPredictor, fold: Fold, cases) -> dict:
     for side in (item, person):
         side.tune(predictor.log, fold, cases)
     usual = logit(np.array(item.rates.mean))
-    features = np.column_stack([predictor.overall(cases), item.overall(cases) - usual, person.overall(cases) - usual])
+    shares = np.column_stack([item.overall(cases), person.overall(cases)]) - usual
+    features = np.column_stack([predictor.overall(cases), deviations, shares])
     regression = LogisticRegression(C=10.0, max_iter=1000).fit(features, labels)
     if regression.coef_[0, 0] < 0:
         features[:, 0] = 0.0
