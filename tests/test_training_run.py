@@ -285,25 +285,3 @@ def test_a_run_must_be_told_where_to_write(data, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="`output_dir` is missing"):
         run.train(InterestTrainingArguments(data=str(data)))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("column", "each", "text"), [(None, 16, False), (None, 8, True), ("title", 16, True), ("categories", 16, True)]
-)
-def test_an_id_is_no_text(tmp_path, tiny_bert, column, each, text):
-    """Of rare items nothing better is known."""
-    rng = np.random.default_rng(0)
-    number = 30 * each
-    events = pd.DataFrame({"user_id": np.arange(number) // 24, "item_id": rng.integers(100, 130, number)})
-    events["timestamp"] = np.arange(number) * 86400
-    items = pd.DataFrame({"item_id": np.arange(100, 130)})
-    if column is not None:
-        items[column] = [""] * 29 + ["Crime"]
-    events.to_csv(tmp_path / "events.csv", index=False)
-    items.to_csv(tmp_path / "items.csv", index=False)
-    files = {"events": tmp_path / "events.csv", "items": tmp_path / "items.csv"}
-    prepare("table", [], tmp_path / "data", split="leave-last", quiet=True, **files)
-    out = run.train(arguments(tmp_path / "data", tmp_path / "out", tiny_bert, max_steps=3))
-    assert out["model"].config.use_text is text and out["training"]["recipe"]["use_text"] is text
-    alone = run.train(arguments(tmp_path / "data", tmp_path / "alone", tiny_bert, max_steps=3, use_item_ids=False))
-    assert alone["model"].config.use_text  # else items would have nothing

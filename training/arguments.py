@@ -60,9 +60,7 @@ class InterestTrainingArguments(TrainingArguments):
         default=0.1, metadata={"help": "Share of items without their own vector in a batch."}
     )
     use_item_ids: bool = field(default=True, metadata={"help": "Known items have a vector of their own."})
-    use_text: bool = field(
-        default=True, metadata={"help": "Item vectors see the text; not where common items have nothing but an id."}
-    )
+    use_text: bool = field(default=True, metadata={"help": "Item vectors see the text."})
     use_domain_view: bool = field(
         default=True, metadata={"help": "Domains are read through layers of their own, at twice the time per step."}
     )

@@ -64,31 +64,12 @@ def known_items(log: InterestLog, min_events: int = 1) -> list[str]:
     return [str(item_id) for item_id in log.item_ids[order[counts[order] >= min_events]]]
 
 
-RARE, COMMON = 3.0, 12.0  # training events per item: little is known of it, and enough
-
-
-def events_per_item(log: InterestLog) -> float:
-    """Of training, for the items that it has."""
-    item = log.item[(log.split == TRAIN) & (log.item >= 0)]
-    return max(len(item) / max(len(np.unique(item)), 1), 1.0)
-
-
-def reads_texts(log: InterestLog) -> bool:
-    """Whether item vectors should see texts: where any item has more to it than its id, a title, a text or a category.
-
-    And where there are fewer than twelve training events per item: what a text tower makes of an id is a vector that few weights turn, and
-    more than that cannot be learnt of rare items.
-    """
-    items = log.items
-    titled = (items["title"] != "") & (items["title"] != items["item_id"])
-    described = titled | (items["text"] != "") | (items["categories"].map(len) > 0)
-    return bool(described.any()) or events_per_item(log) < COMMON
-
-
 def usual_dropout(log: InterestLog) -> float:
     """Dropout by the training events per item: .5 where there are three or fewer, .2 from twelve on, linear in the logarithm
     between. Where little is known of each item, what somebody took next is soon learnt by heart."""
-    return round(float(np.interp(np.log(events_per_item(log)), np.log([RARE, COMMON]), [0.5, 0.2])), 2)
+    item = log.item[(log.split == TRAIN) & (log.item >= 0)]
+    each = len(item) / max(len(np.unique(item)), 1)
+    return round(float(np.interp(np.log(max(each, 1.0)), np.log([3.0, 12.0]), [0.5, 0.2])), 2)
 
 
 MOST_SCENES = 32

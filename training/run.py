@@ -28,7 +28,7 @@ from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
 from .blend import fit_blend, refit_blend
 from .calibrate import apply_calibration, calibrate, sure_scale
-from .derive import config_for, fill_population, known_items, membership_temperature, reads_texts, usual_dropout
+from .derive import config_for, fill_population, known_items, membership_temperature, usual_dropout
 from .prior import fit_prior
 from .refit import refit, with_validation
 from .reliable import check_change
@@ -213,8 +213,6 @@ def train(
         if not args.data:
             raise ValueError("`data` is missing, expected an interest dataset (`interest-lm prepare`)")
         log = InterestLog.load(args.data, streaming=args.streaming)
-    if args.use_item_ids and not reads_texts(log):
-        args.use_text = False  # an id is no text
     args.max_minutes = minutes = args.minutes(int((log.split == TRAIN).sum()))
     budget.minutes = minutes * (1 - args.refit_share)
     if torch.cuda.device_count() > 1 and args.parallel_mode.value == "not_distributed":
