@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="ratings.dat, or an .inter file")
     parser.add_argument("output", type=Path, help="text file to write")
     args = parser.parse_args()
+    if not args.source.is_file():
+        parser.error(f"{args.source}: not there, expected ratings.dat or an .inter file")
     events = sasrec_form(args.source)
     events.to_csv(args.output, sep=" ", header=False, index=False)
     print(f"{events['person'].nunique():,} people, {events['item'].nunique():,} items, {len(events):,} events")
