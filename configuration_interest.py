@@ -149,6 +149,9 @@ class InterestConfig(PreTrainedConfig):
         residual_scale (`float`, *optional*, defaults to 1.0):
             In [0, 1]: what the network adds to the statistics of a person's domains, in log shares, is multiplied by this; training
             ends with what its gain on validation is sure of, and trains with 1.
+        intensity_calibration (`list[float]`, *optional*):
+            `[a, b]`, b positive: the expected events a day are `exp(a + b log rate)` of the rate that the head says. Training ends with
+            what validation is sure of, and trains without.
         horizons (`list[float]`, *optional*, defaults to `[1.0, 7.0, 28.0]`):
             Ascending forecast horizons, in `horizon_unit`.
         horizon_unit (`str`, *optional*, defaults to `"days"`):
@@ -264,6 +267,7 @@ class InterestConfig(PreTrainedConfig):
     added_domains: list[str] | None = None
     domain_temperature: float | int = 0.07
     residual_scale: float | int = 1.0
+    intensity_calibration: list[float | int] | None = None
     horizons: list[float | int] | None = None
     horizon_unit: Literal["days", "events"] = "days"
     reference_horizon: float | int = 28.0
@@ -377,6 +381,9 @@ class InterestConfig(PreTrainedConfig):
             raise ValueError(f"`domain_temperature` is {self.domain_temperature}, expected a positive number")
         if not 0 <= self.residual_scale <= 1:
             raise ValueError(f"`residual_scale` is {self.residual_scale}, expected a number in [0, 1]")
+        rate = self.intensity_calibration
+        if rate is not None and not (len(rate) == 2 and all(map(math.isfinite, rate)) and rate[1] > 0):
+            raise ValueError(f"`intensity_calibration` is {rate}, expected [a, b] with a positive b")
         if unknown := sorted(set(self.added_domains or []) - {node["id"] for node in self.domains or []}):
             raise ValueError(f"`added_domains` has {unknown[0]!r}, expected ids of `domains`")
         if not self.temperature > 0:

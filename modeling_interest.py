@@ -1191,6 +1191,7 @@ class InterestIntensityHead(nn.Module):
 
     def __init__(self, config: InterestConfig):
         super().__init__()
+        self.config = config
         days, horizons = len(config.half_lives_days or []), config.num_horizons
         self.mixture = nn.Parameter(torch.empty(days + 2))
         self.level = nn.Parameter(torch.empty(horizons))
@@ -1217,7 +1218,11 @@ class InterestIntensityHead(nn.Module):
             level = torch.cat([level, level @ between.T], -1)
             dispersion = torch.cat([dispersion, between @ dispersion])
             horizons = torch.cat([horizons, further])
-        log_mean = rate.log()[:, None] + horizons.log() + level + self.gap[0] * quiet[:, None]
+        log_rate = rate.log()[:, None] + level + self.gap[0] * quiet[:, None]
+        if self.config.intensity_calibration is not None:
+            shift, slope = self.config.intensity_calibration
+            log_rate = shift + slope * log_rate
+        log_mean = horizons.log() + log_rate
         return log_mean.clamp(-12, 12), (dispersion + self.gap[1] * quiet[:, None]).clamp(-5, 8)
 
     @staticmethod

@@ -171,6 +171,10 @@ def _results(run: Run, name: str | None, split: str, protocol: dict) -> dict:
             if group == "future":
                 for figure in ("kl", *model.by_horizon):
                     paired |= _paired(group, figure, model, scores[strongest], strongest)
+            if (
+                group == "intensity"
+            ):  # the headline's dispersion is the counts' own: where that is large it hardly sees the means
+                paired |= _paired(group, "poisson_deviance", model, scores[strongest], strongest)
             if group in SHARES and metric in model.replicates and len(model.replicates[metric]):
                 ratio = 1.0 - model.replicates[metric] / scores[strongest].replicates[metric]
                 intervals[f"{group}.skill"] = interval(ratio)

@@ -170,11 +170,11 @@ def inside_interval(
     return covered(_sibling_transforms(counts, np.asarray(shares), np.asarray(concentration), tree, seed))
 
 
-def _sibling_transforms(
-    counts: np.ndarray, shares: np.ndarray, concentration: np.ndarray, tree: DomainTree, seed: int
-) -> np.ndarray:
-    """Randomised PIT of every domain's count among its siblings `(Q, H, K)`, given theirs together; NaN where fewer than five
-    events were expected, or where there are no siblings."""
+def sibling_cells(
+    counts: np.ndarray, shares: np.ndarray, tree: DomainTree
+) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
+    """Of which counts among siblings an interval is told: indices of the cells `(Q, H, K)` with siblings and five expected events or more,
+    given the events of all siblings; those events, and the forecast shares among siblings, both `(Q, H, K)`."""
     top = tree.parent < 0
     totals, above = counts[..., np.maximum(tree.parent, 0)], shares[..., np.maximum(tree.parent, 0)]
     totals[..., top] = counts[..., top].sum(-1, keepdims=True)
@@ -182,6 +182,15 @@ def _sibling_transforms(
     conditional = shares / np.maximum(above, 1e-12)
     only = np.bincount(tree.parent + 1, minlength=len(tree) + 1)[tree.parent + 1] == 1
     cell = np.nonzero((totals * conditional >= ENOUGH) & ~only & (conditional < 1.0))
+    return cell, totals, conditional
+
+
+def _sibling_transforms(
+    counts: np.ndarray, shares: np.ndarray, concentration: np.ndarray, tree: DomainTree, seed: int
+) -> np.ndarray:
+    """Randomised PIT of every domain's count among its siblings `(Q, H, K)`, given theirs together; NaN where fewer than five
+    events were expected, or where there are no siblings."""
+    cell, totals, conditional = sibling_cells(counts, shares, tree)
     transforms = np.full(counts.shape, np.nan)
     random = np.random.default_rng(seed)
     transforms[cell] = beta_binomial_pit(counts[cell], totals[cell], conditional[cell], concentration[cell], random)
@@ -258,6 +267,7 @@ def score_intensity(
         full[seen] = np.stack(list(values.values()), axis=1)
         columns.append(full)
         facts = {"cases": int(seen.sum()), "dispersion": dispersion(counts), "mean_count": float(counts.mean())}
+        facts["mean_forecast"] = float(means[seen, position].mean())
         figures["per_horizon"][f"{horizon:g}"] = _means(values) | facts
     if not columns:
         return Score({})

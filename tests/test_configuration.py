@@ -25,6 +25,11 @@ WRONG = {
         {"use_personal_popularity": True, "num_item_features": 3},
         "`num_item_features` is 3, expected 6 or more",
     ),
+    "rates turned round": (
+        {"intensity_calibration": [0.1, -1.0]},
+        "`intensity_calibration` is [0.1, -1.0], expected [a, b]",
+    ),
+    "rates of one number": ({"intensity_calibration": [0.1]}, "`intensity_calibration` is [0.1], expected [a, b]"),
     "days without time": ({"time_unit": "order"}, '`horizon_unit` is "days", expected "events"'),
     "backbone's width": (
         {"text_config": {"model_type": "bert", "hidden_size": "a"}},

@@ -95,6 +95,27 @@ def test_the_residual_scale_is_linear_in_log_odds(seed, scale):
     torch.testing.assert_close(odds[scale], between, atol=1e-4, rtol=1e-4)
 
 
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), shift=st.floats(-2, 2), slope=st.floats(0.1, 2))
+def test_calibrated_intensity_is_a_power_of_the_rate(seed, shift, slope):
+    """At every horizon, also between those of the model; how many are expected says nothing of what they will be."""
+    model = stirred_model([2, 3], seed)
+    batch = random_batch(model, seed)
+    further = torch.tensor([2.0])
+    days = torch.cat([torch.tensor(model.config.horizons), further])
+    with torch.no_grad():
+        usual, usual_asked = model(**batch), model(**batch, horizons=further)
+        model.config.intensity_calibration = [shift, slope]
+        output, asked = model(**batch), model(**batch, horizons=further)
+    before = torch.cat([usual.intensity, usual_asked.intensity], 1)
+    after = torch.cat([output.intensity, asked.intensity], 1)
+    expected = days.log() + shift + slope * (before / days).log()
+    assume(float(before.log().abs().max()) < 11.9 and float(expected.abs().max()) < 11.9)  # at 12 they are cut off
+    torch.testing.assert_close(after.log(), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(output.future_interest, usual.future_interest)
+    assert torch.equal(output.intensity_dispersion, usual.intensity_dispersion)
+
+
 @settings(max_examples=20, deadline=None)
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=4), seed=st.integers(0, 10**6))
 def test_sums_and_change_rates_are_exact(shape, seed):

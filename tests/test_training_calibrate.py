@@ -19,6 +19,7 @@ from interest_lm.training.calibrate import (
     apply_calibration,
     calibrate,
     fit_concentration,
+    fit_rate,
     shift_that_holds,
     sure_scale,
 )
@@ -65,7 +66,7 @@ def test_the_shift_makes_up_for_concentrations_that_are_wrong(parts):
     at_window = 5 * np.e
     cases, shares = drawn_cases(log, (3 * at_window, at_window))
     said = np.full(shares.shape, 5 * np.e**2, np.float32)
-    level, slope = fit_concentration(model, cases, shares, said)
+    level, slope = fit_concentration(cases, shares, said, log.tree)
     assert level == pytest.approx(-1.0, abs=0.15)
     assert slope == pytest.approx(np.log(3) / np.log(2 / 8), abs=0.15)
     relative = np.log(np.array(HORIZONS) / 8.0)[None, :, None]
@@ -137,6 +138,64 @@ def test_intervals_hold_on_the_windows_that_they_are_calibrated_on(parts):
     assert intensity.figures["coverage_80"] == pytest.approx(0.8, abs=0.01)
 
 
+def test_expected_counts_come_to_what_happened():
+    """Said: e times too many, and rates apart twice as far as they are. Poisson's means add up whatever the counts' distribution."""
+    random = np.random.default_rng(0)
+    days, people = np.array([1.0, 7.0]), 4000
+    true = np.exp(random.normal(-1.0, 0.7, (people, 1))) * days
+    counts = random.negative_binomial(0.7, 0.7 / (0.7 + true)).astype(np.float32)
+    said = days * np.exp(1.0 + 2.0 * np.log(true / days))
+    everybody = np.ones(counts.shape, bool)
+    shift, slope = fit_rate(counts, said, days, everybody)
+    assert slope == pytest.approx(0.5, abs=0.1) and shift == pytest.approx(-0.5, abs=0.15)
+    better = days * np.exp(shift + slope * np.log(said / days))
+    assert better.sum() == pytest.approx(counts.sum(), rel=1e-3)
+    assert said.sum() > 1.8 * counts.sum()
+    # windows that are not observed say nothing
+    mask = everybody.copy()
+    mask[:, 1] = False
+    assert fit_rate(np.where(mask, counts, 1e6), said, days, mask)[1] == pytest.approx(0.5, abs=0.1)
+    # what is right stays, of what says nothing the level is right, and where nothing happened nothing is known
+    assert fit_rate(counts, true, days, everybody) == pytest.approx([0.0, 1.0], abs=0.05)
+    shift, slope = fit_rate(counts, days**2 / true, days, everybody)
+    assert slope == 1.0 and (days**2 / true * np.exp(shift)).sum() == pytest.approx(counts.sum(), rel=1e-3)
+    assert fit_rate(0 * counts, true, days, everybody) is None
+
+
+def test_few_people_bend_expected_counts_less():
+    random = np.random.default_rng(1)
+    days = np.array([1.0])
+    true = np.exp(random.normal(0.0, 1.0, (3000, 1)))
+    counts = random.negative_binomial(1.0, 1.0 / (1.0 + true)).astype(np.float32)
+    said, seen = true**1.5, np.ones(counts.shape, bool)
+    parts = [slice(start, start + 40) for start in range(0, 800, 40)]
+    few = [fit_rate(counts[part], said[part], days, seen[part])[1] for part in parts]
+    assert fit_rate(counts, said, days, seen)[1] == pytest.approx(1 / 1.5, abs=0.08)
+    assert np.mean(few) > 0.75
+
+
+def test_expected_counts_are_calibrated_with_their_intervals(parts):
+    log, model = parts
+    sure = Sure(model, log)
+    right = sure.answer["intensity"]
+    sure.answer["intensity"] = 3 * right
+    found = calibrate(sure, SimpleNamespace(fold=True, forecast=sure.cases, log=log))
+    days = np.array(HORIZONS)
+    means = days * np.exp(found["rate"][0] + found["rate"][1] * np.log(3 * right / days))
+    np.testing.assert_allclose(means, right, rtol=0.2)
+    sizes = sure.answer["intensity_dispersion"] * np.exp(found["intensity"])
+    figures = score_intensity(sure.cases, means, 0, 0, "model", sizes).figures
+    assert figures["coverage_80"] == pytest.approx(0.8, abs=0.01)
+    try:
+        apply_calibration(model, found)
+        assert model.config.intensity_calibration == found["rate"]
+    finally:
+        apply_calibration(
+            model, {"shares": [-found["shares"][0], -found["shares"][1]], "intensity": -found["intensity"]}
+        )
+    assert model.config.intensity_calibration is None
+
+
 def test_few_counts_shift_nothing_and_no_shift_is_endless():
     assert shift_that_holds(lambda shift: np.r_[np.zeros(99), np.full(500, np.nan)]) == 0.0
     assert shift_that_holds(lambda shift: np.zeros(100)) == 0.0  # no width helps
@@ -144,6 +203,9 @@ def test_few_counts_shift_nothing_and_no_shift_is_endless():
     assert shift_that_holds(lambda shift: (uniform < 0.5 - 0.05 * shift).astype(float)) == -3.0
     # beyond some width the interval leaves what happens behind: the one that holds most often
     assert shift_that_holds(lambda shift: (uniform < 0.7 - abs(shift + 1)).astype(float)) == -1.0
+    # and where wider holds less often, narrower is looked at
+    assert shift_that_holds(lambda shift: (uniform < 0.7 - abs(shift - 1)).astype(float)) == 1.0
+    assert shift_that_holds(lambda shift: (uniform < 0.7 + 0.1 * shift).astype(float)) == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize(("people", "narrower"), [(200, False), (20_000, True)])

@@ -7,18 +7,21 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from sklearn.linear_model import PoissonRegressor
 
 from ..evaluation.cases import ForecastCases
 from ..evaluation.metrics.calibration import CENTRAL
 from ..evaluation.metrics.forecast import forecast_values
 from ..evaluation.predict import ModelPredictor
-from ..evaluation.scoring import inside_count_interval, inside_interval
+from ..evaluation.scoring import inside_count_interval, inside_interval, sibling_cells
 from ..modeling_interest import InterestModel
+from ..taxonomy_interest import DomainTree
 from .validation import Validation
 
 
 ENOUGH_PEOPLE = 30
 LEAST_SCALE = 0.5  # of what the network says, even where its gain may be chance: on later windows half does no harm
+ENOUGH_TOLD = 20  # people of whom intervals are told, for a likelihood of them
 ENOUGH_CELLS = 100  # counts that say how often intervals hold
 STEP = 0.25
 WORTH = 0.005  # what a further step has to bring where none makes intervals hold
@@ -63,17 +66,18 @@ def calibrate(predictor: ModelPredictor, validation: Validation) -> dict | None:
     five counts lie in their 80 % intervals, as those of a new window should ([`shift_that_holds`]). On the windows that it trained
     on a forecast is nearer to what happened than on new ones, and training counts a long window for less than its events, so that
     intervals come out too narrow, those of long windows most of all. Where changes come in lumps that no Dirichlet has, the
-    likeliest concentration is not the one whose intervals hold. For intensity the shift of the log sizes of its negative binomials, likewise.
+    likeliest concentration is not the one whose intervals hold. For intensity what brings its means to what happened ([`fit_rate`]),
+    and then the shift of the log sizes of its negative binomials, likewise.
 
     Returns:
-        `{"shares": [a, b], "intensity": c}` for [`apply_calibration`], c 0 where there is no intensity; None where fewer than
-        thirty people have a validation window.
+        `{"shares": [a, b], "rate": [a, b], "intensity": c}` for [`apply_calibration`], no `rate` and c 0 where
+        there is no intensity; None where fewer than thirty people have a validation window.
     """
     cases, model = validation.forecast if validation.fold is not None else None, predictor.model
     if cases is None or model.domain_head is None or int(cases.mask.any(1).sum()) < ENOUGH_PEOPLE:
         return None
     answer, tree = predictor.forecast(cases), validation.log.tree
-    level, slope = fit_concentration(model, cases, answer["future"], answer["concentration"])
+    level, slope = fit_concentration(cases, answer["future"], answer["concentration"], tree)
     relative = np.log(np.array(cases.horizons) / model.config.reference_horizon)[None, :, None]
     likeliest = np.log(answer["concentration"]) + level + slope * relative
 
@@ -83,18 +87,60 @@ def calibrate(predictor: ModelPredictor, validation: Validation) -> dict | None:
     level = float(np.clip(level + shift_that_holds(shares), -MOST, MOST))
     found = {"shares": [round(level, 4), slope], "intensity": 0.0}
     if answer.get("intensity_dispersion") is not None:
-        sizes = np.log(answer["intensity_dispersion"])
+        means, sizes = answer["intensity"], np.log(answer["intensity_dispersion"])
+        days = np.array(cases.horizons)
+        found["rate"] = fit_rate(cases.totals, means, days, cases.mask)
+        if found["rate"] is not None:
+            means = days * np.exp(found["rate"][0] + found["rate"][1] * np.log(means / days))
 
         def intensity(shift: float) -> np.ndarray:
-            return inside_count_interval(cases, answer["intensity"], np.exp(np.clip(sizes + shift, -5, 8)), 0)
+            return inside_count_interval(cases, means, np.exp(np.clip(sizes + shift, -5, 8)), 0)
 
         found["intensity"] = round(shift_that_holds(intensity), 4)
     return found
 
 
+def fit_rate(counts: np.ndarray, means: np.ndarray, days: np.ndarray, mask: np.ndarray) -> list[float] | None:
+    """What brings expected counts to those that happened: `[a, b]` of `log rate' = a + b log rate`, events a day.
+
+    Training asks about people while they do things, and as they did in its time; those who are asked later may long have gone, and the
+    log may be slower. b is that of a Poisson regression, as far as is sure: of the way there from 1 the part `1 - s / g`, at least 0, is
+    gone, where g is what it gains in Poisson deviance, mean over horizons, and s its standard error over people. With a the
+    means add up to what happened.
+
+    Args:
+        counts, means, mask (`np.ndarray` of shape `(Q, H)`): what happened, what was expected, which windows are observed.
+        days (`np.ndarray` of shape `(H,)`): the horizons.
+
+    Returns:
+        None where nothing happened.
+    """
+    counts, log_rate = np.where(mask, counts, 0.0), np.log(means / days)
+    if not counts.any():
+        return None
+
+    def level(slope: float) -> float:
+        return float(np.log(counts.sum() / (days * np.exp(slope * log_rate))[mask].sum()))
+
+    def deviance(slope: float) -> np.ndarray:
+        """But for what does not depend on the means."""
+        fitted = days * np.exp(level(slope) + slope * log_rate)
+        each = np.where(mask, 2 * (fitted - counts * np.log(fitted)), np.nan)
+        return np.nanmean(each[mask.any(1)], axis=1)
+
+    exposure = np.broadcast_to(days, means.shape)[mask]
+    regression = PoissonRegressor(alpha=0.0, solver="newton-cholesky")
+    slope = float(regression.fit(log_rate[mask][:, None], counts[mask] / exposure, exposure).coef_[0])
+    gain = deviance(1.0) - deviance(slope)
+    sure = max(1 - gain.std() / np.sqrt(len(gain)) / max(gain.mean(), 1e-9), 0.0) if slope > 0 else 0.0
+    slope = round(float(1 + sure * (slope - 1)), 4)
+    return [round(level(slope), 4), slope]
+
+
 def shift_that_holds(inside: Callable[[float], np.ndarray]) -> float:
     """The shift, within `MOST` of 0, that widens intervals until they hold 80 % of the time, or narrows them as far as is sure: to 80 %
-    and one standard error. What comes later is seldom surer than what was validated on.
+    and one standard error. What comes later is seldom surer than what was validated on. Where that way leads nowhere the other one is
+    looked at, too: wider means more zeros for a negative binomial, and then its middle may hold less.
 
     Args:
         inside: what lies in its interval at a shift, `(Q, ...)` for Q people: 1.0, 0.0 or NaN; the higher the shift, the narrower.
@@ -112,27 +158,33 @@ def shift_that_holds(inside: Callable[[float], np.ndarray]) -> float:
     if CENTRAL <= share <= enough:
         return 0.0
     wide = share < CENTRAL
-    target, sign = (CENTRAL, -1.0) if wide else (enough, 1.0)
-    best, best_share, last = 0.0, share, 0.0
-    for step in sign * np.arange(STEP, MOST + STEP / 2, STEP):
-        share = float(np.nanmean(inside(step)))
-        if (share >= target) if wide else (share <= target):
-            near, far = last, float(step)
-            for _ in range(6):
-                middle = (near + far) / 2
-                reached = np.nanmean(inside(middle)) >= target if wide else np.nanmean(inside(middle)) <= target
-                near, far = (near, middle) if reached else (middle, far)
-            return far
-        if (share > best_share + WORTH) if wide else (share < best_share - WORTH):
-            best, best_share = float(step), share
-        last = float(step)
+    target, way = (CENTRAL, -1.0) if wide else (enough, 1.0)
+
+    def reached(share: float) -> bool:
+        return share >= target if wide else share <= target
+
+    best, nearest = 0.0, share
+    for sign in (way, -way):  # a distribution of another shape may hold more often where it is narrower
+        last = 0.0
+        for step in sign * np.arange(STEP, MOST + STEP / 2, STEP):
+            share = float(np.nanmean(inside(step)))
+            if reached(share):
+                near, far = last, float(step)
+                for _ in range(6):
+                    middle = (near + far) / 2
+                    near, far = (near, middle) if reached(np.nanmean(inside(middle))) else (middle, far)
+                return far
+            if abs(share - target) < abs(nearest - target) - WORTH:
+                best, nearest = float(step), share
+            last = float(step)
     return best  # where the forecast itself is off no width helps: the one that comes nearest
 
 
 @torch.no_grad()
 def apply_calibration(model: InterestModel, shifts: dict | None) -> None:
-    """Adds the shifts to the model's parameters; forecasts stay as they are, only their intervals change."""
+    """Adds the shifts to the model's parameters, which changes intervals alone, and puts what corrects expected counts into its config."""
     if shifts is not None:
+        model.config.intensity_calibration = shifts.get("rate")
         model.domain_head.concentration[0] += shifts["shares"][0]
         model.domain_head.concentration_slope[0] += shifts["shares"][1]
         if model.intensity_head is not None:
@@ -140,32 +192,32 @@ def apply_calibration(model: InterestModel, shifts: dict | None) -> None:
 
 
 def fit_concentration(
-    model: InterestModel, cases: ForecastCases, future: np.ndarray, concentration: np.ndarray
+    cases: ForecastCases, future: np.ndarray, concentration: np.ndarray, tree: DomainTree
 ) -> list[float]:
-    """`[a, b]` by the Dirichlet-multinomial likelihood of what happened under every parent, each window counted whole.
+    """`[a, b]` by the likelihood of the counts of which intervals are told, each domain's among its siblings (beta-binomial, the marginal
+    of the Dirichlet-multinomial) where five events or more are expected.
+
+    Of rare domains a likelihood of all siblings together knows best, and they may well be surer than the common ones: with items in
+    several domains it has much higher concentrations.
 
     Args:
-        model ([`InterestModel`]): whose tree it is.
         cases (`ForecastCases`): Q people at H horizons, K domains.
         future, concentration (`np.ndarray` of shape `(Q, H, K)`): what was forecast.
     """
-    head = model.domain_head
-    group, number = head.statistics.group.cpu(), head.num_groups
-    seen = torch.from_numpy(cases.mask)
-    counts, shares, kappa = (torch.from_numpy(part)[seen].double() for part in (cases.counts, future, concentration))
-    families = shares.new_zeros(len(shares), number).index_add(1, group, shares)
-    conditional = (shares / families[:, group].clamp(min=1e-12)).clamp(min=1e-9)
-    totals = counts.new_zeros(len(counts), number).index_add(1, group, counts)
-    relative = torch.tensor(cases.horizons, dtype=torch.float64).div(model.config.reference_horizon).log()
-    relative = relative.expand(seen.shape)[seen][:, None]
-    eldest = torch.zeros(number, dtype=torch.int64).scatter(0, group, torch.arange(len(group)))
+    cell, totals, conditional = sibling_cells(cases.counts * cases.mask[:, :, None], future, tree)
+    if len(np.unique(cell[0])) < ENOUGH_TOLD:
+        return [0.0, 0.0]
+    counts, totals, shares, kappa = (
+        torch.from_numpy(part[cell]).double() for part in (cases.counts, totals, conditional, concentration)
+    )
+    relative = torch.from_numpy(np.log(np.array(cases.horizons) / cases.reference_horizon)[cell[1]])
 
     def loss(shift: torch.Tensor) -> torch.Tensor:
-        scaled = (kappa.log() + shift[0] + shift[1] * relative).clamp(-3, 9).exp()
-        alpha, whole = scaled * conditional, scaled[:, eldest]
-        likely = (torch.lgamma(counts + alpha) - torch.lgamma(alpha)).sum()
-        likely = likely + (torch.lgamma(whole) - torch.lgamma(totals + whole)).sum()
-        return -likely / len(counts) + 1e-3 * (shift**2).sum()
+        scaled = (kappa.log() + shift[0] + shift[1] * relative).exp()
+        yes, no = scaled * shares, scaled * (1 - shares)
+        likely = torch.lgamma(counts + yes) - torch.lgamma(yes) + torch.lgamma(totals - counts + no) - torch.lgamma(no)
+        likely = likely + torch.lgamma(scaled) - torch.lgamma(totals + scaled)
+        return -likely.mean() + 1e-3 * (shift**2).sum()
 
     return minimised(loss, 2)
 

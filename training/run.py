@@ -319,11 +319,15 @@ def train(
     apply_calibration(model, training["calibration"])
     training["refit_steps"] = 0
     if refits and fits:
-        config.residual_scale = 1.0  # trains whole
+        rate, config.residual_scale, config.intensity_calibration = (
+            config.intensity_calibration,
+            1.0,
+            None,
+        )  # trains whole
         support = ((training["blend"] or {}).get("popularity") or {}).get("support", 1)
         training["refit_steps"] = refit(trainer, minutes * args.refit_share, stop, support)
         interrupted = training["interrupted"] = stop.caught is not None
-        config.residual_scale = scale
+        config.residual_scale, config.intensity_calibration = scale, rate
         tensors = builder.tensors
         if training["refit_steps"]:
             refit_blend(model, tensors, training["blend"])
@@ -339,9 +343,8 @@ def train(
         tuned.save_pretrained(output / ADAPTER_FOLDER)
         (output / ADAPTER_FOLDER / "README.md").unlink()  # PEFT's blank form; `interest-lm push` renders a card
         # an adapter has no config but its base's: what was found after training belongs there, too
-        found = {
-            name: getattr(config, name) for name in ("domain_temperature", "residual_scale", "change_is_reliable")
-        }
+        names = "domain_temperature", "residual_scale", "intensity_calibration", "change_is_reliable"
+        found = {name: getattr(config, name) for name in names}
         base_config = output / BASE_FOLDER / "config.json"
         if base_config.is_file():
             write_json(json.loads(base_config.read_text(encoding="utf-8")) | found, base_config)
