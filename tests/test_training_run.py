@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -149,9 +150,28 @@ def test_an_interrupted_run_leaves_a_checkpoint_that_loads(data, tiny_bert, tmp_
     args = arguments(data, tmp_path / "out", tiny_bert, max_steps=50)
     outcome = run.train(args)
     assert outcome["training"]["interrupted"] and outcome["training"]["steps"] in (4, 5)
+    # nobody has looked whether its trends are more than chance
+    assert not AutoModel.from_pretrained(tmp_path / "out").config.change_is_reliable
     assert signal.getsignal(signal.SIGINT) is handler
     assert any(name.startswith("checkpoint-") for name in os.listdir(tmp_path / "out"))
     assert torch.isfinite(weights(tmp_path / "out")["ranking_head.direction.weight"]).all()
+
+
+def test_a_disk_that_is_too_small_is_named_before_anything_is_written(data, tiny_bert, tmp_path, monkeypatch):
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=2**20))
+    with pytest.raises(ValueError, match=r"out: 1 MiB are free, expected \d+ MiB for checkpoints and the model$"):
+        run.train(arguments(data, tmp_path / "out", tiny_bert))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_run_leaves_fits_into_what_it_asks_for(data, tiny_bert, tmp_path, monkeypatch):
+    args = arguments(data, tmp_path / "out", tiny_bert)
+    outcome = run.train(args)
+    left = sum(file.stat().st_size for file in (tmp_path / "out").rglob("*") if file.suffix in (".safetensors", ".pt"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    asked = int(re.search(r"expected (\d+) MiB", run.missing_space(args, outcome["model"]))[1]) << 20
+    assert left < asked + 2**20 < 3 * left + 2**21
 
 
 def test_accumulated_batches_equal_one_large_batch(data, tiny_bert, tmp_path):

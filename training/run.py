@@ -183,6 +183,24 @@ def refused_output(args: InterestTrainingArguments) -> str | None:
     return None
 
 
+def missing_space(args: InterestTrainingArguments, model: InterestModel) -> str | None:
+    """What [`train`] refuses where the disk of the output folder would be full before the run is over: a checkpoint holds the weights, and
+    what is trained of them three times more (average and AdamW's two moments); one too many stands there while it is written."""
+    every = 4 * sum(parameter.numel() for parameter in model.parameters())
+    trained = every
+    if args.tuning in ("frozen", "lora"):
+        trained -= 4 * sum(parameter.numel() for parameter in model.text_model.parameters())
+    kept = 0 if args.resume_from_checkpoint else args.save_total_limit or max(args.evaluations, 1)
+    models = 2 if args.tuning == "lora" else 1  # an adapter's base stands beside it
+    needed = (kept + 1) * (every + 3 * trained) + models * every
+    output = Path(args.output_dir).absolute()
+    there = next(folder for folder in (output, *output.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free >= needed:
+        return None
+    return f"{output}: {free >> 20} MiB are free, expected {needed >> 20} MiB for checkpoints and the model"
+
+
 def train(
     args: InterestTrainingArguments,
     log: InterestLog | None = None,
@@ -219,6 +237,9 @@ def train(
         raise ValueError("several GPUs in one process would cut batches apart; use `accelerate launch`")
     set_seed(args.seed)
     model, processor = new_model(log, args)
+    refusal = said_by_first(lambda: missing_space(args, model), args)
+    if refusal:
+        raise ValueError(refusal)
     cache = args.cache_dir or str(Path(args.output_dir) / "cache")
     live = args.live_texts if args.tuning != "frozen" and args.use_text else 0
     with args.main_process_first(desc="texts"):
@@ -315,6 +336,8 @@ def train(
     if config.domains and not interrupted:
         training["change"] = check_change(predictor, validation)
         config.change_is_reliable = training["change"]["reliable"]
+    elif interrupted:
+        config.change_is_reliable = False  # nobody has looked
     training["calibration"] = calibrate(predictor, validation) if fits else None
     apply_calibration(model, training["calibration"])
     training["refit_steps"] = 0
