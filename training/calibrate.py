@@ -129,7 +129,7 @@ def fit_rate(counts: np.ndarray, means: np.ndarray, days: np.ndarray, mask: np.n
         return np.nanmean(each[mask.any(1)], axis=1)
 
     exposure = np.broadcast_to(days, means.shape)[mask]
-    regression = PoissonRegressor(alpha=0.0, solver="newton-cholesky")
+    regression = PoissonRegressor(alpha=1e-6, solver="newton-cholesky")
     slope = float(regression.fit(log_rate[mask][:, None], counts[mask] / exposure, exposure).coef_[0])
     gain = deviance(1.0) - deviance(slope)
     sure = max(1 - gain.std() / np.sqrt(len(gain)) / max(gain.mean(), 1e-9), 0.0) if slope > 0 else 0.0
