@@ -150,8 +150,9 @@ class InterestConfig(PreTrainedConfig):
             In [0, 1]: what the network adds to the statistics of a person's domains, in log shares, is multiplied by this; training
             ends with what its gain on validation is sure of, and trains with 1.
         intensity_calibration (`list[float]`, *optional*):
-            `[a, b]`, b positive: the expected events a day are `exp(a + b log rate)` of the rate that the head says. Training ends with
-            what validation is sure of, and trains without.
+            `[a, b, c, d, e]`: the log of the expected events a day is a and so much of what the decayed counts, the network and the pause since the
+            last event say of it, and of the log of the person's own long-run rate. Training ends with what validation is sure of,
+            and trains without, which is `[0, 1, 1, 1, 0]`.
         horizons (`list[float]`, *optional*, defaults to `[1.0, 7.0, 28.0]`):
             Ascending forecast horizons, in `horizon_unit`.
         horizon_unit (`str`, *optional*, defaults to `"days"`):
@@ -382,8 +383,8 @@ class InterestConfig(PreTrainedConfig):
         if not 0 <= self.residual_scale <= 1:
             raise ValueError(f"`residual_scale` is {self.residual_scale}, expected a number in [0, 1]")
         rate = self.intensity_calibration
-        if rate is not None and not (len(rate) == 2 and all(map(math.isfinite, rate)) and rate[1] > 0):
-            raise ValueError(f"`intensity_calibration` is {rate}, expected [a, b] with a positive b")
+        if rate is not None and not (len(rate) == 5 and all(map(math.isfinite, rate))):
+            raise ValueError(f"`intensity_calibration` is {rate}, expected five numbers")
         if unknown := sorted(set(self.added_domains or []) - {node["id"] for node in self.domains or []}):
             raise ValueError(f"`added_domains` has {unknown[0]!r}, expected ids of `domains`")
         if not self.temperature > 0:

@@ -1211,17 +1211,20 @@ class InterestIntensityHead(nn.Module):
         horizons = torch.tensor(self.horizon_days, device=rates.device)
         rate = (rates * self.mixture.softmax(-1)).sum(-1).clamp(min=1e-6)
         quiet = (gap_days * rate).clamp(max=1e4).log1p()
-        level, dispersion = self.level + self.residual(user).float(), self.dispersion
+        level, network, dispersion = self.level, self.residual(user).float(), self.dispersion
         if further is not None:
             # levels are of the log rate: the log mean is that plus log h
             between = self.interpolation(horizons.log(), further.log())
-            level = torch.cat([level, level @ between.T], -1)
+            level, network = (torch.cat([part, part @ between.T], -1) for part in (level, network))
             dispersion = torch.cat([dispersion, between @ dispersion])
             horizons = torch.cat([horizons, further])
-        log_rate = rate.log()[:, None] + level + self.gap[0] * quiet[:, None]
-        if self.config.intensity_calibration is not None:
-            shift, slope = self.config.intensity_calibration
-            log_rate = shift + slope * log_rate
+        statistics, pause = rate.log()[:, None] + level, self.gap[0] * quiet[:, None]
+        if self.config.intensity_calibration is None:
+            log_rate = statistics + network + pause
+        else:
+            shift, *slopes = self.config.intensity_calibration
+            parts = statistics, network, pause, rates[:, -2:-1].clamp(min=1e-6).log()
+            log_rate = shift + sum(slope * part for slope, part in zip(slopes, parts, strict=True))
         log_mean = horizons.log() + log_rate
         return log_mean.clamp(-12, 12), (dispersion + self.gap[1] * quiet[:, None]).clamp(-5, 8)
 

@@ -25,11 +25,14 @@ WRONG = {
         {"use_personal_popularity": True, "num_item_features": 3},
         "`num_item_features` is 3, expected 6 or more",
     ),
-    "rates turned round": (
-        {"intensity_calibration": [0.1, -1.0]},
-        "`intensity_calibration` is [0.1, -1.0], expected [a, b]",
+    "rates of one number": (
+        {"intensity_calibration": [0.1]},
+        "`intensity_calibration` is [0.1], expected five numbers",
     ),
-    "rates of one number": ({"intensity_calibration": [0.1]}, "`intensity_calibration` is [0.1], expected [a, b]"),
+    "rates without end": (
+        {"intensity_calibration": [float("inf"), 1.0, 1.0, 1.0, 0.0]},
+        "`intensity_calibration` is [inf, 1.0, 1.0, 1.0, 0.0], expected five numbers",
+    ),
     "days without time": ({"time_unit": "order"}, '`horizon_unit` is "days", expected "events"'),
     "backbone's width": (
         {"text_config": {"model_type": "bert", "hidden_size": "a"}},

@@ -96,24 +96,34 @@ def test_the_residual_scale_is_linear_in_log_odds(seed, scale):
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 10**6), shift=st.floats(-2, 2), slope=st.floats(0.1, 2))
-def test_calibrated_intensity_is_a_power_of_the_rate(seed, shift, slope):
+@given(seed=st.integers(0, 10**6), weights=st.lists(st.floats(-1.5, 1.5), min_size=5, max_size=5))
+def test_calibrated_intensity_is_linear_in_the_logs_of_its_parts(seed, weights):
     """At every horizon, also between those of the model; how many are expected says nothing of what they will be."""
     model = stirred_model([2, 3], seed)
     batch = random_batch(model, seed)
     further = torch.tensor([2.0])
     days = torch.cat([torch.tensor(model.config.horizons), further])
-    with torch.no_grad():
-        usual, usual_asked = model(**batch), model(**batch, horizons=further)
-        model.config.intensity_calibration = [shift, slope]
-        output, asked = model(**batch), model(**batch, horizons=further)
-    before = torch.cat([usual.intensity, usual_asked.intensity], 1)
-    after = torch.cat([output.intensity, asked.intensity], 1)
-    expected = days.log() + shift + slope * (before / days).log()
-    assume(float(before.log().abs().max()) < 11.9 and float(expected.abs().max()) < 11.9)  # at 12 they are cut off
-    torch.testing.assert_close(after.log(), expected, atol=1e-4, rtol=1e-4)
-    assert torch.equal(output.future_interest, usual.future_interest)
-    assert torch.equal(output.intensity_dispersion, usual.intensity_dispersion)
+
+    def ask(calibration: list[float] | None):
+        model.config.intensity_calibration = calibration
+        with torch.no_grad():
+            output, asked = model(**batch), model(**batch, horizons=further)
+        return (torch.cat([output.intensity, asked.intensity], 1) / days).log(), output
+
+    usual, before = ask(None)
+    parts = [ask([0.0, *one])[0] for one in np.eye(4).tolist()]
+    found, after = ask(weights)
+    expected = weights[0] + sum(weight * part for weight, part in zip(weights[1:], parts, strict=True))
+    assume(
+        all(float((part + days.log()).abs().max()) < 11.9 for part in (usual, expected, *parts))
+    )  # at 12 they are cut off
+    torch.testing.assert_close(usual, sum(parts[:3]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        parts[3], parts[3][:, :1].expand_as(parts[3]), atol=1e-4, rtol=1e-4
+    )  # one long run for all horizons
+    assert torch.equal(after.future_interest, before.future_interest)
+    assert torch.equal(after.intensity_dispersion, before.intensity_dispersion)
 
 
 @settings(max_examples=20, deadline=None)

@@ -138,49 +138,66 @@ def test_intervals_hold_on_the_windows_that_they_are_calibrated_on(parts):
     assert intensity.figures["coverage_80"] == pytest.approx(0.8, abs=0.01)
 
 
+def drawn_rates(people: int, seed: int):
+    """Counts of two horizons, and what four parts say of their rates: statistics far apart, a network that is chance, a pause that counts for
+    twice what it should, a long run."""
+    random = np.random.default_rng(seed)
+    days = np.array([1.0, 7.0])
+    base, network, pause, long_run = (scale * random.normal(size=(people, 1)) for scale in (0.7, 0.3, 0.6, 0.7))
+    true = -1.0 + base + pause + 0.0 * days
+    counts = random.negative_binomial(0.7, 0.7 / (0.7 + np.exp(true) * days)).astype(np.float32)
+    parts = np.stack([part + 0 * days for part in (1.0 + base, network, 2 * pause, long_run)], -1)
+    return counts, parts, days, np.exp(true) * days
+
+
 def test_expected_counts_come_to_what_happened():
-    """Said: e times too many, and rates apart twice as far as they are. Poisson's means add up whatever the counts' distribution."""
-    random = np.random.default_rng(0)
-    days, people = np.array([1.0, 7.0]), 4000
-    true = np.exp(random.normal(-1.0, 0.7, (people, 1))) * days
-    counts = random.negative_binomial(0.7, 0.7 / (0.7 + true)).astype(np.float32)
-    said = days * np.exp(1.0 + 2.0 * np.log(true / days))
+    """Poisson's means add up whatever the counts' distribution."""
+    counts, parts, days, true = drawn_rates(4000, 0)
     everybody = np.ones(counts.shape, bool)
-    shift, slope = fit_rate(counts, said, days, everybody)
-    assert slope == pytest.approx(0.5, abs=0.1) and shift == pytest.approx(-0.5, abs=0.15)
-    better = days * np.exp(shift + slope * np.log(said / days))
+    shift, *slopes = fit_rate(counts, parts, days, everybody)
+    better = days * np.exp(shift + parts @ np.array(slopes))
     assert better.sum() == pytest.approx(counts.sum(), rel=1e-3)
-    assert said.sum() > 1.8 * counts.sum()
+    assert slopes == pytest.approx([1.0, 0.2, 0.55, 0.0], abs=0.2)
+    before = days * np.exp(parts @ np.array([1.0, 1.0, 1.0, 0.0]))
+    assert np.abs(np.log(better / true)).mean() < 0.3 * np.abs(np.log(before / true)).mean()
     # windows that are not observed say nothing
     mask = everybody.copy()
     mask[:, 1] = False
-    assert fit_rate(np.where(mask, counts, 1e6), said, days, mask)[1] == pytest.approx(0.5, abs=0.1)
-    # what is right stays, of what says nothing the level is right, and where nothing happened nothing is known
-    assert fit_rate(counts, true, days, everybody) == pytest.approx([0.0, 1.0], abs=0.05)
-    shift, slope = fit_rate(counts, days**2 / true, days, everybody)
-    assert slope == 1.0 and (days**2 / true * np.exp(shift)).sum() == pytest.approx(counts.sum(), rel=1e-3)
-    assert fit_rate(0 * counts, true, days, everybody) is None
+    assert fit_rate(np.where(mask, counts, 1e6), parts, days, mask)[1:] == pytest.approx(slopes, abs=0.3)
+    # what is right stays, and where nothing happened nothing is known
+    right = np.stack([np.log(true / days), *np.zeros((3, *true.shape))], -1)
+    assert fit_rate(counts, right, days, everybody) == pytest.approx([0.0, 1.0, 1.0, 1.0, 0.0], abs=0.06)
+    assert fit_rate(0 * counts, parts, days, everybody) is None
 
 
-def test_few_people_bend_expected_counts_less():
-    random = np.random.default_rng(1)
-    days = np.array([1.0])
-    true = np.exp(random.normal(0.0, 1.0, (3000, 1)))
-    counts = random.negative_binomial(1.0, 1.0 / (1.0 + true)).astype(np.float32)
-    said, seen = true**1.5, np.ones(counts.shape, bool)
-    parts = [slice(start, start + 40) for start in range(0, 800, 40)]
-    few = [fit_rate(counts[part], said[part], days, seen[part])[1] for part in parts]
-    assert fit_rate(counts, said, days, seen)[1] == pytest.approx(1 / 1.5, abs=0.08)
-    assert np.mean(few) > 0.75
+def test_few_people_weigh_the_parts_less():
+    counts, parts, days, _ = drawn_rates(4000, 1)
+    everybody = np.ones(counts.shape, bool)
+    some = [slice(start, start + 60) for start in range(0, 1200, 60)]
+    few = [fit_rate(counts[part], parts[part], days, everybody[part]) for part in some]
+    assert fit_rate(counts, parts, days, everybody)[3] < 0.65 < np.mean([found[3] for found in few])
+    # with fewer than thirty who did anything the level alone
+    for found, part in [(fit_rate(counts[:25], parts[:25], days, everybody[:25]), slice(25))]:
+        assert found[1:] == [1.0, 1.0, 1.0, 0.0]
+        means = days * np.exp(found[0] + parts[part] @ np.array([1.0, 1.0, 1.0, 0.0]))
+        assert means.sum() == pytest.approx(counts[part].sum(), rel=1e-3)
 
 
 def test_expected_counts_are_calibrated_with_their_intervals(parts):
     log, model = parts
     sure = Sure(model, log)
-    right = sure.answer["intensity"]
-    sure.answer["intensity"] = 3 * right
+    right, days = sure.answer["intensity"], np.array(HORIZONS)
+    forecast = sure.forecast
+
+    def answer(cases):
+        """Three times too many, all of it what the statistics say."""
+        alone = model.config.intensity_calibration
+        said = 3 * right if alone is None or alone[1] else np.broadcast_to(days, right.shape)
+        return forecast(cases) | {"intensity": said}
+
+    sure.forecast = answer
     found = calibrate(sure, SimpleNamespace(fold=True, forecast=sure.cases, log=log))
-    days = np.array(HORIZONS)
+    assert model.config.intensity_calibration is None
     means = days * np.exp(found["rate"][0] + found["rate"][1] * np.log(3 * right / days))
     np.testing.assert_allclose(means, right, rtol=0.2)
     sizes = sure.answer["intensity_dispersion"] * np.exp(found["intensity"])
@@ -190,9 +207,8 @@ def test_expected_counts_are_calibrated_with_their_intervals(parts):
         apply_calibration(model, found)
         assert model.config.intensity_calibration == found["rate"]
     finally:
-        apply_calibration(
-            model, {"shares": [-found["shares"][0], -found["shares"][1]], "intensity": -found["intensity"]}
-        )
+        undone = [-shift for shift in found["shares"]]
+        apply_calibration(model, {"shares": undone, "intensity": -found["intensity"]})
     assert model.config.intensity_calibration is None
 
 

@@ -85,11 +85,11 @@ def test_a_refit_makes_no_forecast_surer(data, tiny_bert, tmp_path, monkeypatch)
         return original(trainer, *rest)
 
     monkeypatch.setattr(run, "refit", watched)
-    found = {"shares": [-0.5, 0.1], "rate": [0.2, 0.9], "intensity": -0.3}
+    found = {"shares": [-0.5, 0.1], "rate": [0.2, 0.9, 1.0, 1.0, 0.1], "intensity": -0.3}
     monkeypatch.setattr(run, "calibrate", lambda predictor, validation: found)
     out = run.train(arguments(data, tmp_path / "out", tiny_bert))
     # what corrects expected counts is not there while it trains, which would undo it
-    assert seen["rate"] is None and out["model"].config.intensity_calibration == [0.2, 0.9]
+    assert seen["rate"] is None and out["model"].config.intensity_calibration == [0.2, 0.9, 1.0, 1.0, 0.1]
     assert out["training"]["refit_steps"]
     *before, node = seen["before"]
     *after, moved = sure(out["model"])

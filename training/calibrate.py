@@ -21,6 +21,9 @@ from .validation import Validation
 
 ENOUGH_PEOPLE = 30
 LEAST_SCALE = 0.5  # of what the network says, even where its gain may be chance: on later windows half does no harm
+AS_TRAINED = (1.0, 1.0, 1.0, 0.0)  # what counts of statistics, network, pause and long run in a rate
+PULLS = (np.inf, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+FOLDS = 5
 ENOUGH_TOLD = 20  # people of whom intervals are told, for a likelihood of them
 ENOUGH_CELLS = 100  # counts that say how often intervals hold
 STEP = 0.25
@@ -70,7 +73,7 @@ def calibrate(predictor: ModelPredictor, validation: Validation) -> dict | None:
     and then the shift of the log sizes of its negative binomials, likewise.
 
     Returns:
-        `{"shares": [a, b], "rate": [a, b], "intensity": c}` for [`apply_calibration`], no `rate` and c 0 where
+        `{"shares": [a, b], "rate": [a, b, c, d, e], "intensity": f}` for [`apply_calibration`], no `rate` and f 0 where
         there is no intensity; None where fewer than thirty people have a validation window.
     """
     cases, model = validation.forecast if validation.fold is not None else None, predictor.model
@@ -88,10 +91,10 @@ def calibrate(predictor: ModelPredictor, validation: Validation) -> dict | None:
     found = {"shares": [round(level, 4), slope], "intensity": 0.0}
     if answer.get("intensity_dispersion") is not None:
         means, sizes = answer["intensity"], np.log(answer["intensity_dispersion"])
-        days = np.array(cases.horizons)
-        found["rate"] = fit_rate(cases.totals, means, days, cases.mask)
+        days, parts = np.array(cases.horizons), rate_parts(predictor, cases, means)
+        found["rate"] = fit_rate(cases.totals, parts, days, cases.mask)
         if found["rate"] is not None:
-            means = days * np.exp(found["rate"][0] + found["rate"][1] * np.log(means / days))
+            means = days * np.exp(found["rate"][0] + parts @ np.array(found["rate"][1:]))
 
         def intensity(shift: float) -> np.ndarray:
             return inside_count_interval(cases, means, np.exp(np.clip(sizes + shift, -5, 8)), 0)
@@ -100,41 +103,74 @@ def calibrate(predictor: ModelPredictor, validation: Validation) -> dict | None:
     return found
 
 
-def fit_rate(counts: np.ndarray, means: np.ndarray, days: np.ndarray, mask: np.ndarray) -> list[float] | None:
-    """What brings expected counts to those that happened: `[a, b]` of `log rate' = a + b log rate`, events a day.
+def rate_parts(predictor: ModelPredictor, cases: ForecastCases, means: np.ndarray) -> np.ndarray:
+    """What each part of the head says of the log rate, events a day, `(Q, H, 4)`: those of `config.intensity_calibration`. Its `means (Q, H)`
+    are as trained, the sum of the first three."""
+    config, days, parts = predictor.model.config, np.array(cases.horizons), {}
+    for number in (0, 2, 3):
+        one = np.eye(len(AS_TRAINED))[number]
+        config.intensity_calibration = [0.0, *one.tolist()]
+        parts[number] = np.log(predictor.forecast(cases)["intensity"] / days)
+    config.intensity_calibration = None
+    parts[1] = np.log(means / days) - parts[0] - parts[2]
+    return np.stack([parts[number] for number in range(len(AS_TRAINED))], -1)
+
+
+def fit_rate(counts: np.ndarray, parts: np.ndarray, days: np.ndarray, mask: np.ndarray) -> list[float] | None:
+    """What brings expected counts to those that happened: `[a, b, c, d, e]` for `config.intensity_calibration`.
 
     Training asks about people while they do things, and as they did in its time; those who are asked later may long have gone, and the
-    log may be slower. b is that of a Poisson regression, as far as is sure: of the way there from 1 the part `1 - s / g`, at least 0, is
-    gone, where g is what it gains in Poisson deviance, mean over horizons, and s its standard error over people. With a the
-    means add up to what happened.
+    log may be slower. The weights of the parts are those of a Poisson regression, pulled towards what was trained as five-fold
+    cross-validation over people finds best, and as far as is sure: of the way there the part `1 - s / g`, at least 0, is gone, where g is what they
+    gain in Poisson deviance in the left-out folds, mean over horizons, and s its standard error over people. With a the means add up to
+    what happened.
 
     Args:
-        counts, means, mask (`np.ndarray` of shape `(Q, H)`): what happened, what was expected, which windows are observed.
+        counts, mask (`np.ndarray` of shape `(Q, H)`): what happened, and which windows are observed.
+        parts (`np.ndarray` of shape `(Q, H, 4)`): see [`rate_parts`].
         days (`np.ndarray` of shape `(H,)`): the horizons.
 
     Returns:
         None where nothing happened.
     """
-    counts, log_rate = np.where(mask, counts, 0.0), np.log(means / days)
-    if not counts.any():
+    person, column = np.nonzero(mask)
+    happened, exposure, parts = counts[mask].astype(np.float64), days[column], parts[mask].astype(np.float64)
+    if not happened.any():
         return None
+    trained = exposure * np.exp(parts @ np.array(AS_TRAINED))
+    spread = parts.std(0)
+    scaled = (parts - parts.mean(0)) / np.where(spread > 1e-6, spread, 1.0) * (spread > 1e-6)
 
-    def level(slope: float) -> float:
-        return float(np.log(counts.sum() / (days * np.exp(slope * log_rate))[mask].sum()))
+    def fit(rows: np.ndarray, pull: float) -> tuple[float, np.ndarray]:
+        """Level and changes of the weights, none without a finite pull."""
+        if not np.isfinite(pull):
+            return float(np.log(happened[rows].sum() / trained[rows].sum())), np.zeros(parts.shape[1])
+        # counts at an exposure, the trained means: ratios, weighed by it
+        regression = PoissonRegressor(alpha=pull, solver="newton-cholesky", max_iter=300)
+        regression.fit(scaled[rows], happened[rows] / trained[rows], trained[rows])
+        return float(regression.intercept_), regression.coef_
 
-    def deviance(slope: float) -> np.ndarray:
+    def deviance(rows: np.ndarray, level: float, change: np.ndarray) -> np.ndarray:
         """But for what does not depend on the means."""
-        fitted = days * np.exp(level(slope) + slope * log_rate)
-        each = np.where(mask, 2 * (fitted - counts * np.log(fitted)), np.nan)
-        return np.nanmean(each[mask.any(1)], axis=1)
+        log_ratio = level + scaled[rows] @ change
+        return 2 * (trained[rows] * np.exp(log_ratio) - happened[rows] * log_ratio)
 
-    exposure = np.broadcast_to(days, means.shape)[mask]
-    regression = PoissonRegressor(alpha=1e-6, solver="newton-cholesky")
-    slope = float(regression.fit(log_rate[mask][:, None], counts[mask] / exposure, exposure).coef_[0])
-    gain = deviance(1.0) - deviance(slope)
-    sure = max(1 - gain.std() / np.sqrt(len(gain)) / max(gain.mean(), 1e-9), 0.0) if slope > 0 else 0.0
-    slope = round(float(1 + sure * (slope - 1)), 4)
-    return [round(level(slope), 4), slope]
+    change = np.zeros(parts.shape[1])
+    if len(np.unique(person[happened > 0])) >= ENOUGH_PEOPLE:
+        fold = np.random.default_rng(0).permutation(len(mask))[person] % FOLDS
+        left_out = []
+        for pull in PULLS:
+            loss = np.zeros(len(person))
+            for number in range(FOLDS):
+                loss[fold == number] = deviance(fold == number, *fit(fold != number, pull))
+            left_out.append(np.bincount(person, loss)[mask.any(1)[: person.max() + 1]])
+        best = int(np.argmin([loss.mean() for loss in left_out]))
+        gain = left_out[0] - left_out[best]
+        sure = max(1 - gain.std() / np.sqrt(len(gain)) / max(gain.mean(), 1e-9), 0.0)
+        change = sure * fit(np.ones(len(person), bool), PULLS[best])[1] / np.where(spread > 1e-6, spread, 1.0)
+    slopes = np.round(np.array(AS_TRAINED) + change, 4)
+    level = np.log(happened.sum() / (exposure * np.exp(parts @ slopes)).sum())
+    return [round(float(level), 4), *slopes.tolist()]
 
 
 def shift_that_holds(inside: Callable[[float], np.ndarray]) -> float:
