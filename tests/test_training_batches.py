@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,23 @@ def test_every_training_event_stands_in_one_row(small_log, tiny_bert):
     assert (orders[0] != orders[1]).any()
     rows.set_epoch(0)
     assert (np.concatenate([rows[row][2] for row in range(len(rows))]) == orders[0]).all()
+
+
+def test_hardly_a_row_is_empty():
+    """No step is spent on nothing: of some 5,000 rows fewer than a batch have no events, and yet every event stands in one."""
+    random = np.random.default_rng(0)
+    user = np.repeat(np.arange(1000), random.integers(2, 160, 1000))
+    log = SimpleNamespace(
+        offsets=np.append(0, np.bincount(user).cumsum()), split=np.zeros(len(user)), facts={"split": "leave-last"},
+        user=user, timestamp=np.arange(len(user)),
+    )  # fmt: skip
+    rows = PackedRows(SimpleNamespace(log=log), LENGTH, seed=2)
+    for epoch in range(6):
+        rows.set_epoch(epoch)
+        events = np.stack([rows[row][2] for row in range(len(rows))])
+        assert sorted(events[events >= 0]) == list(range(len(user)))
+        assert 0 < (events < 0).all(1).sum() < 32
+    assert len(rows) > 4000
 
 
 def test_targets_are_the_next_training_events(small_log, tiny_bert):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,9 +46,9 @@ class PackedRows(Dataset):
             raise ValueError("nobody has two training events, expected at least one user with two")
         self.num_slots = int((self.last - self.first)[self.users].sum())
         self.events: np.ndarray | None = None
-        # epochs need a few rows more or less: the spare ones stay empty
-        self.num_rows = len(self._pack(0)) + 1
-        self.num_rows += self.num_rows // 50
+        # epochs need a few rows more or less, the deviation grows with the root: the spare ones stay empty
+        self.num_rows = len(self._pack(0))
+        self.num_rows += 1 + math.isqrt(self.num_rows) // 4
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
