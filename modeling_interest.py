@@ -761,21 +761,13 @@ class InterestStatistics(nn.Module):
         weight.append(torch.zeros_like(age_events)[:, None])
         return torch.cat(weight, 1).mul(math.log(2)).exp() * keys[:, None]
 
-    def forward(self, weights, event_nodes, event_shares, older, population):
+    def forward(self, counts, older, population):
         """Log posterior of the undecayed counts `(M, K)`, log mixtures per kernel `(M, 3, K)`, log components `(M, J, K)`,
         and how many events of its parent each count of a domain is taken from `(M, J', K)`, the undecayed one last.
 
-        Args: weights `(M, J', T)`; event_nodes `(M, T, P)`, -1 = none; event_shares `(M, T, P)`; older `(M, K)` counts
-        from before the band; population `(M, 2 + F, K)` absolute shares, long-run, recent and others that are not read.
+        Args: counts of the band `(M, J', K)`, weighed by [`decays`]; older `(M, K)` counts from before the band; population
+        `(M, 2 + F, K)` absolute shares, long-run, recent and others that are not read.
         """
-        batch, number = weights.shape[:2]
-        index = torch.where(event_nodes >= 0, event_nodes, len(self.group)).flatten(1)[:, None].expand(-1, number, -1)
-        source = (weights[..., None] * event_shares[:, None]).flatten(2)
-        counts = source.new_zeros(batch, number, len(self.group) + 1).scatter_add(2, index, source)[..., :-1]
-        return self.posteriors(counts, older, population)
-
-    def posteriors(self, counts, older, population):
-        """The same from the counts of the band, `(M, J, K)`."""
         # the undecayed counts come last
         counts = torch.cat([counts[:, :-1], counts[:, -1:] + older[:, None]], 1)
         population = population[:, :2] + 1e-5
@@ -896,15 +888,11 @@ class InterestDomainHead(nn.Module):
         decay = (-horizons[:, None] / self.kernel.exp()).exp()
         return onset[:, None] * torch.cat([decay, torch.ones_like(decay[:, :1])], 1)
 
-    def forward(
-        self, user, hidden, attention, weights, event_nodes, event_shares, older, population, horizons=None
-    ) -> dict:
+    def forward(self, user, hidden, attention, counts, older, population, horizons=None) -> dict:
         """Long-run and future shares at the configured horizons, and behind them at further `horizons (H',)`."""
         group = self.statistics.group
         with torch.autocast(user.device.type, enabled=False):
-            posterior, mixed, components, totals = self.statistics(
-                weights, event_nodes, event_shares, older, population
-            )
+            posterior, mixed, components, totals = self.statistics(counts, older, population)
             log_total = totals[:, -1].log1p()
             trajectory = None
             if self.trajectory is not None:
@@ -1118,7 +1106,7 @@ class InterestContextHead(nn.Module):
         residual = self.direction(self.direction_norm(hidden)).float() @ self.node.weight.float().T
         with torch.autocast(hidden.device.type, enabled=False):
             population = population * everybody.exp()[:, None]
-            _, mixed, components, totals = statistics.posteriors(counts, older, population)
+            _, mixed, components, totals = statistics(counts, older, population)
             tilts = (components - components[:, -2:-1]).clamp(-4, 4)
             tilts = torch.cat([tilts, everybody[:, None], mixed], 1)
             amount = totals[:, -1, 0].log1p() / 5
@@ -2209,11 +2197,8 @@ class InterestModel(InterestPreTrainedModel):
         head = self.domain_head
         if item_domains is None or item_domain_weights is None:
             raise ValueError("`item_domains` and `item_domain_weights` are needed: the model has domains")
-        none = (history < 0)[rows][..., None]
-        nodes = item_domains[history.clamp(min=0)][rows].masked_fill(none, -1)
-        shares = item_domain_weights[history.clamp(min=0)][rows].float() * (nodes >= 0)
         if history_counts is None:
-            history_counts = shares.new_zeros(len(rows), self.config.num_domains)
+            history_counts = age_days.new_zeros(len(rows), self.config.num_domains)
         if population_shares is None:
             population_shares = self.population.shares.expand(len(rows), -1, -1)
         elif population_shares.shape[1] != len(self.population.shares):
@@ -2221,9 +2206,9 @@ class InterestModel(InterestPreTrainedModel):
             raise ValueError(f"`population_shares` has shape {tuple(population_shares.shape)}, expected {expected}")
         with torch.autocast(times.device.type, enabled=False):
             weights = head.statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times)
+            counts = groups.times(weights, self.event_domains(history, item_domains, item_domain_weights))
         domains = head(
-            seen, hidden, attention, weights, nodes, shares, history_counts.float(), population_shares.float(),
-            horizons,
+            seen, hidden, attention, counts, history_counts.float(), population_shares.float(), horizons
         )  # fmt: skip
         output |= domains
         if not self.training:
