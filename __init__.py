@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+
+# Threads that wait for one another give their processor away after some microseconds, not milliseconds: beside other work, what they wait
+# for needs it. OpenMP reads this when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 

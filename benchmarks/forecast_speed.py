@@ -2,12 +2,16 @@
 
 A generated log of 10,000 people with 200 events each over 3,500 items and a tree of 6 + 24 domains, text vectors cached. Asks
 for everybody's interest, change, forecast at five horizons and intensity, as `ModelPredictor.forecast` does, and prints the
-seconds, those of processors (what it would take on cores of its own, times the threads), and the peak memory.
+seconds, those of processors (what it would take on cores of its own, times the threads), and the peak memory. With `--beside N` as
+many other processes count meanwhile, each on a core: what `GOMP_SPINCOUNT` is worth on a shared machine, which `interest-lm` sets
+to 5000 and this script leaves as it finds it.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import resource
 import time
 
@@ -25,6 +29,12 @@ from interest_lm.recommendation.profile import forecast_query
 HORIZONS = [1.0, 3.0, 7.0, 30.0, 90.0]
 
 
+def count(core: int) -> None:
+    os.sched_setaffinity(0, {core})
+    while True:
+        pass
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, default=10_000)
@@ -32,9 +42,12 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=3500)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--beside", type=int, default=0, help="other processes that keep a core busy each")
     parser.add_argument("--profile", action="store_true", help="print what the time of 10 batches goes to")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    for number in range(arguments.beside):
+        multiprocessing.Process(target=count, args=(number % os.cpu_count(),), daemon=True).start()
     log = make_log(arguments.users, arguments.events, arguments.items)
     text = BertConfig(
         hidden_size=384, num_hidden_layers=1, num_attention_heads=12, intermediate_size=384, vocab_size=100
