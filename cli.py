@@ -216,7 +216,7 @@ def search(
 
     Takes a config.yaml and any flag of `interest-lm finetune`; what they fix is not searched. The dials: learning_rate
     3e-4 to 4e-3, hidden_dropout .1 to .5, item_id_dropout 0 to .4, num_hidden_layers 1 to 4, hidden_size 64, 128 or 192,
-    max_history 50, 100, 200 or 400 up to what the log's histories need. The first trial is the recipe as it stands.
+    and the log's own, max_history 50, 100, 200 or 400 up to what its histories need. The first trial is the recipe as it stands.
     """
     from .training.search import search as run
 

@@ -17,7 +17,7 @@ from interest_lm.data.log import InterestLog
 from interest_lm.data.prepare import prepare
 from interest_lm.recommendation.log_tensors import LogTensors
 from interest_lm.training.batches import BatchBuilder, PackedRows
-from interest_lm.training.derive import config_for, known_items, usual_dropout
+from interest_lm.training.derive import config_for, known_items, layer_sizes, usual_dropout, usual_width
 
 
 LENGTH = 16
@@ -307,6 +307,14 @@ def test_dropout_is_larger_where_little_is_known_of_each_item(small_log, each, e
     train = np.flatnonzero(small_log.split == 0)[: 10 * each]
     item[train] = np.arange(len(train)) % 10
     assert usual_dropout(replace(small_log, item=item)) == expected
+
+
+@pytest.mark.parametrize(("events", "width", "heads", "inner"), [(499_999, 128, 2, 256), (500_000, 256, 4, 512)])
+def test_large_logs_without_domains_are_read_in_more_width(small_log, events, width, heads, inner):
+    split = np.concatenate([np.zeros(events, np.int8), np.full(1000, 2, np.int8)])
+    assert usual_width(replace(small_log, split=split, tree=None)) == width
+    assert usual_width(replace(small_log, split=split)) == 128
+    assert layer_sizes(width) == {"num_attention_heads": heads, "intermediate_size": inner}
 
 
 def test_half_of_the_cuts_come_right_after_an_event_where_windows_are_of_events(small_log, tiny_bert):

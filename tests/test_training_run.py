@@ -94,6 +94,8 @@ def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkey
     assert (tmp_path / "out" / "base" / "modeling_interest.py").exists()
     recipe = json.loads((tmp_path / "out" / "training.json").read_text())["training"]["recipe"]
     assert recipe["lora_rank"] == 8 and recipe["learning_rate"] == 2e-3 and "output_dir" not in recipe
+    derived = ("hidden_size", "num_attention_heads", "hidden_dropout")  # by the log where nobody says otherwise
+    assert [recipe[name] for name in derived] == [getattr(loaded.config, name) for name in derived]
     assert out["training"]["steps"] == 6
     checked = json.loads((tmp_path / "out" / "training.json").read_text())["training"]["change"]
     assert checked == {"reliable": False} and not loaded.config.change_is_reliable

@@ -44,11 +44,18 @@ class InterestTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "Time budget per 100,000 training events, 6.5 to 55 minutes in all; 0: none."},
     )
-    hidden_size: int = field(default=128, metadata={"help": "Interest width D."})
+    hidden_size: int | None = field(
+        default=None,
+        metadata={"help": "Interest width D; default: 128, 256 from 500,000 training events on without domains."},
+    )
     encoder: str = field(default="transformer", metadata={"help": "What reads the history: transformer, gru or lstm."})
     num_hidden_layers: int = field(default=2, metadata={"help": "Layers of the history encoder."})
-    num_attention_heads: int = field(default=2, metadata={"help": "Heads of the history encoder."})
-    intermediate_size: int = field(default=256, metadata={"help": "Width of its SwiGLU."})
+    num_attention_heads: int | None = field(
+        default=None, metadata={"help": "Heads of the history encoder; default: 2, 4 from a width of 256 on."}
+    )
+    intermediate_size: int | None = field(
+        default=None, metadata={"help": "Width of its SwiGLU; default: 256, or twice the width where that is more."}
+    )
     hidden_dropout: float | None = field(
         default=None,
         metadata={"help": "Dropout on events and residual branches; default: .2 to .5, more for few events per item."},

@@ -72,6 +72,20 @@ def usual_dropout(log: InterestLog) -> float:
     return round(float(np.interp(np.log(max(each, 1.0)), np.log([3.0, 12.0]), [0.5, 0.2])), 2)
 
 
+WIDE_FROM = 500_000  # training events
+
+
+def usual_width(log: InterestLog) -> int:
+    """Interest width D: 128, and 256 where there are 500,000 training events or more to fill it and a step has no domains to learn,
+    which take the better half of its time."""
+    return 256 if log.tree is None and int((log.split == TRAIN).sum()) >= WIDE_FROM else 128
+
+
+def layer_sizes(width: int) -> dict[str, int]:
+    """Heads and the width of the SwiGLU that go with a width: 2 and 256, 4 and twice the width from 256 on."""
+    return {"num_attention_heads": 4 if width >= 256 else 2, "intermediate_size": max(256, 2 * width)}
+
+
 MOST_SCENES = 32
 
 

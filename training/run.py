@@ -28,7 +28,15 @@ from .arguments import InterestTrainingArguments
 from .batches import BatchBuilder, PackedRows
 from .blend import fit_blend, refit_blend
 from .calibrate import apply_calibration, calibrate, sure_scale
-from .derive import config_for, fill_population, known_items, membership_temperature, usual_dropout
+from .derive import (
+    config_for,
+    fill_population,
+    known_items,
+    layer_sizes,
+    membership_temperature,
+    usual_dropout,
+    usual_width,
+)
 from .prior import fit_prior
 from .refit import refit, with_validation
 from .reliable import check_change
@@ -84,12 +92,8 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
         known = set(items)
         items += [item for item in known_items(with_validation(log)) if item not in known]
     for name in (
-        "hidden_size",
         "encoder",
         "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "hidden_dropout",
         "domain_dropout",
         "item_id_dropout",
         "use_text",
@@ -105,8 +109,10 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
         "task_weighting",
     ):
         settings[name] = getattr(args, name)
-    if args.hidden_dropout is None:
-        settings["hidden_dropout"] = usual_dropout(log)
+    width = usual_width(log) if args.hidden_size is None else args.hidden_size
+    derived = {"hidden_size": width, **layer_sizes(width), "hidden_dropout": usual_dropout(log)}
+    for name, value in derived.items():
+        settings[name] = value if getattr(args, name) is None else getattr(args, name)
     settings["task_weights"] = args.lambdas()
     settings["num_neighbours"] = min(args.num_neighbours, max(len(items) - 1, 0))
     settings["use_newcomers"] = bool(settings["num_neighbours"])
@@ -237,6 +243,8 @@ def train(
         raise ValueError("several GPUs in one process would cut batches apart; use `accelerate launch`")
     set_seed(args.seed)
     model, processor = new_model(log, args)
+    for name in ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_dropout"):
+        setattr(args, name, getattr(model.config, name))  # what was left to the log: the card says it
     refusal = said_by_first(lambda: missing_space(args, model), args)
     if refusal:
         raise ValueError(refusal)

@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 
 from ..data.log import InterestLog
 from .arguments import InterestTrainingArguments
-from .derive import usual_dropout
+from .derive import layer_sizes, usual_dropout, usual_width
 from .finetune import parse, read_recipe
 
 
@@ -28,14 +28,14 @@ def dials(log: InterestLog, recipe: dict) -> dict[str, BaseDistribution]:
     """What is searched, without what the recipe fixes.
 
     `learning_rate` 3e-4 to 4e-3 (logarithmic), `hidden_dropout` .1 to .5, `item_id_dropout` 0 to .4 (with item vectors),
-    `num_hidden_layers` 1 to 4, `hidden_size` 64, 128 or 192 (what the heads divide), `max_history` 50, 100, 200 or 400 up to
-    the first that holds 95 % of the histories. The default is always among them.
+    `num_hidden_layers` 1 to 4, `hidden_size` 64, 128 or 192 (what the recipe's heads divide), `max_history` 50, 100, 200 or 400 up to
+    the first that holds 95 % of the histories. What this log has by default is always among them.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     lengths = np.diff(log.offsets)
     usual = np.percentile(lengths[lengths > 0], 95)
-    heads = int(recipe.get("num_attention_heads", DEFAULTS["num_attention_heads"]))
+    heads = int(recipe.get("num_attention_heads") or 1)
     widths = {width for width in (64, 128, 192) if width % (2 * heads) == 0}
     histories = {size for size, shorter in ((50, 0), (100, 50), (200, 100), (400, 200)) if usual > shorter}
     space = {
@@ -43,7 +43,7 @@ def dials(log: InterestLog, recipe: dict) -> dict[str, BaseDistribution]:
         "hidden_dropout": FloatDistribution(0.1, 0.5),
         "item_id_dropout": FloatDistribution(0.0, 0.4),
         "num_hidden_layers": IntDistribution(1, 4),
-        "hidden_size": CategoricalDistribution(sorted(widths | {DEFAULTS["hidden_size"]})),
+        "hidden_size": CategoricalDistribution(sorted(widths | {usual_width(log)})),
         "max_history": CategoricalDistribution(sorted(histories | {DEFAULTS["max_history"]})),
     }
     idle = set() if recipe.get("use_item_ids", True) else {"item_id_dropout"}
@@ -52,7 +52,8 @@ def dials(log: InterestLog, recipe: dict) -> dict[str, BaseDistribution]:
 
 def usual_values(log: InterestLog) -> dict:
     """What every argument is where nobody says otherwise, on this log."""
-    return DEFAULTS | {"hidden_dropout": usual_dropout(log)}
+    width = usual_width(log)
+    return DEFAULTS | {"hidden_dropout": usual_dropout(log), "hidden_size": width, **layer_sizes(width)}
 
 
 def fixed_values(argv: list[str]) -> dict:
