@@ -14,13 +14,14 @@ import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModel, TrainerCallback
 
 import interest_lm
 from interest_lm.data.log import InterestLog
 from interest_lm.data.prepare import prepare
 from interest_lm.publishing.push import push_adapter, push_model
-from interest_lm.training import finetune, run
+from interest_lm.training import finetune, run, trainer
 from interest_lm.training.arguments import InterestTrainingArguments
 
 
@@ -165,6 +166,36 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(data, tiny
     with pytest.raises(ValueError, match=r"out: 1 MiB are free, expected \d+ MiB for checkpoints and the model$"):
         run.train(arguments(data, tmp_path / "out", tiny_bert))
     assert not (tmp_path / "out").exists()
+
+
+def test_after_a_full_disk_a_run_goes_on_from_the_last_whole_checkpoint(
+    data, tiny_bert, tmp_path, monkeypatch, capsys
+):
+    words = ["--data", data, "--output_dir", tmp_path / "out", "--backbone", tiny_bert, "--tuning", "frozen"]
+    words += ["--max_steps", 4, "--eval_steps", 2, "--evaluations", 2, "--prior_steps", 2, "--refit_share", 0]
+    words = [str(word) for word in words]
+    saved = []
+
+    def save_file(tensors, file, *rest):
+        saved.append(file)
+        if len(saved) == 2:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        return write(tensors, file, *rest)
+
+    write = trainer.save_file
+    monkeypatch.setattr(trainer, "save_file", save_file)
+    assert finetune.main(words) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"error: {tmp_path / 'out'}: the disk is full") and "--resume_from_checkpoint True" in line
+    first, second = (file.parent for file in saved)
+    assert (second / "model.safetensors").exists()  # written in part
+    assert finetune.main([*words, "--resume_from_checkpoint", "True"]) == 0
+    assert json.loads((second / "trainer_state.json").read_text())["global_step"] == 4
+    (first / "average.safetensors").unlink()
+    (second / "average.safetensors").unlink()
+    assert finetune.main([*words, "--resume_from_checkpoint", "True"]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "no average.safetensors in it, nor in an earlier one" in line and "--average_gamma 0" in line
 
 
 def test_what_a_run_leaves_fits_into_what_it_asks_for(data, tiny_bert, tmp_path, monkeypatch):

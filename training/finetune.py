@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from safetensors import SafetensorError
 from transformers import HfArgumentParser
 
 from .arguments import InterestTrainingArguments
@@ -59,11 +60,20 @@ def parse(argv: list[str]) -> InterestTrainingArguments:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Trains; one line and exit status 2 for input that cannot be used, 130 after an interruption."""
+    """Trains; one line and exit status 2 for input that cannot be used or a full disk, 130 after an interruption."""
+    args = None
     try:
-        outcome = train(parse(sys.argv[1:] if argv is None else argv))
+        args = parse(sys.argv[1:] if argv is None else argv)
+        outcome = train(args)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {str(error).strip().splitlines()[-1].strip()}", file=sys.stderr)
+        return 2
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # Python, safetensors; torch.save
+        if args is None or not any(words in str(error) for words in ("No space left", "PytorchStreamWriter failed")):
+            raise
+        goes_on = "make room, then --resume_from_checkpoint True goes on from the last whole checkpoint"
+        print(f"error: {args.output_dir}: the disk is full; {goes_on}", file=sys.stderr)
         return 2
     return 130 if outcome["training"]["interrupted"] else 0
 

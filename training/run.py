@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.log import TRAIN, InterestLog
 from ..evaluation.predict import ModelPredictor
@@ -207,6 +208,28 @@ def missing_space(args: InterestTrainingArguments, model: InterestModel) -> str 
     return f"{output}: {free >> 20} MiB are free, expected {needed >> 20} MiB for checkpoints and the model"
 
 
+def last_checkpoint(args: InterestTrainingArguments) -> str:
+    """The last checkpoint that was written to its end: after a kill, or on a disk that was full, there may be a part of a later one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    written_last = WeightAverage.FILE if args.average_gamma else TRAINER_STATE_NAME
+    steps = {path: path.name.rpartition("-")[2] for path in Path(args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    found = sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
+    if not found:
+        raise ValueError(f"{args.output_dir}: no checkpoint in it to resume from")
+    whole = [path for path in found if (path / written_last).exists()]
+    if not whole:
+        raise ValueError(
+            f"{found[-1]}: no {written_last} in it, nor in an earlier one; it was not written to its end, "
+            "or trained with --average_gamma 0"
+        )
+    if whole[-1] != found[-1]:
+        logger.warning("%s was not written to its end; going on from %s", found[-1], whole[-1].name)
+    return str(whole[-1])
+
+
 def train(
     args: InterestTrainingArguments,
     log: InterestLog | None = None,
@@ -275,9 +298,7 @@ def train(
     fill_population(model, tensors)
     resume = args.resume_from_checkpoint
     if resume in (True, "True", "true"):
-        resume = get_last_checkpoint(args.output_dir)
-        if resume is None:
-            raise ValueError(f"{args.output_dir}: no checkpoint in it to resume from")
+        resume = last_checkpoint(args)
     model.to(args.device)
     if not resume:
         fit_prior(model, builder, rows, args.prior_steps)
