@@ -170,6 +170,17 @@ def test_expected_counts_come_to_what_happened():
     assert fit_rate(0 * counts, parts, days, everybody) is None
 
 
+def test_a_part_that_hardly_says_anything_is_not_blown_up():
+    """The network goes on learning after its weight is fitted: what is a hundredth of a nat now may be half a nat then."""
+    counts, parts, days, true = drawn_rates(4000, 1)
+    parts[..., 1] = -0.01 * np.log(true / days)
+    parts[..., 2] *= -1
+    everybody = np.ones(counts.shape, bool)
+    shift, *slopes = fit_rate(counts, parts, days, everybody)
+    assert all(0 <= slope <= most for slope, most in zip(slopes, (2.0, 1.0, 2.0, 2.0), strict=True)), slopes
+    assert (days * np.exp(shift + parts @ np.array(slopes))).sum() == pytest.approx(counts.sum(), rel=1e-3)
+
+
 def test_few_people_weigh_the_parts_less():
     counts, parts, days, _ = drawn_rates(4000, 1)
     everybody = np.ones(counts.shape, bool)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from sklearn.linear_model import PoissonRegressor
+from scipy.optimize import minimize
 
 from ..evaluation.cases import ForecastCases
 from ..evaluation.metrics.calibration import CENTRAL
@@ -22,6 +22,12 @@ from .validation import Validation
 ENOUGH_PEOPLE = 30
 LEAST_SCALE = 0.5  # of what the network says, even where its gain may be chance: on later windows half does no harm
 AS_TRAINED = (1.0, 1.0, 1.0, 0.0)  # what counts of statistics, network, pause and long run in a rate
+MOST_OF_A_RATE = (
+    2.0,
+    1.0,
+    2.0,
+    2.0,
+)  # what may count of them; the refit goes on with the network, which was seen before it
 PULLS = (np.inf, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 FOLDS = 5
 ENOUGH_TOLD = 20  # people of whom intervals are told, for a likelihood of them
@@ -120,8 +126,8 @@ def fit_rate(counts: np.ndarray, parts: np.ndarray, days: np.ndarray, mask: np.n
     """What brings expected counts to those that happened: `[a, b, c, d, e]` for `config.intensity_calibration`.
 
     Training asks about people while they do things, and as they did in its time; those who are asked later may long have gone, and the
-    log may be slower. The weights of the parts are those of a Poisson regression, pulled towards what was trained as five-fold
-    cross-validation over people finds best, and as far as is sure: of the way there the part `1 - s / g`, at least 0, is gone, where g is what they
+    log may be slower. The weights of the parts are those of a Poisson regression, none below 0 or above [`MOST_OF_A_RATE`], pulled towards what
+    was trained as five-fold cross-validation over people finds best, and as far as is sure: of the way there the part `1 - s / g`, at least 0, is gone, where g is what they
     gain in Poisson deviance in the left-out folds, mean over horizons, and s its standard error over people. With a the means add up to
     what happened.
 
@@ -141,14 +147,25 @@ def fit_rate(counts: np.ndarray, parts: np.ndarray, days: np.ndarray, mask: np.n
     spread = parts.std(0)
     scaled = (parts - parts.mean(0)) / np.where(spread > 1e-6, spread, 1.0) * (spread > 1e-6)
 
+    within = np.stack([-np.array(AS_TRAINED), np.array(MOST_OF_A_RATE) - AS_TRAINED], 1) * spread[:, None]
+
     def fit(rows: np.ndarray, pull: float) -> tuple[float, np.ndarray]:
         """Level and changes of the weights, none without a finite pull."""
+        level = float(np.log(happened[rows].sum() / trained[rows].sum()))
         if not np.isfinite(pull):
-            return float(np.log(happened[rows].sum() / trained[rows].sum())), np.zeros(parts.shape[1])
-        # counts at an exposure, the trained means: ratios, weighed by it
-        regression = PoissonRegressor(alpha=pull, solver="newton-cholesky", max_iter=300)
-        regression.fit(scaled[rows], happened[rows] / trained[rows], trained[rows])
-        return float(regression.intercept_), regression.coef_
+            return level, np.zeros(parts.shape[1])
+        features, exposed, total = scaled[rows], trained[rows], trained[rows].sum()
+
+        def loss(found: np.ndarray) -> tuple[float, np.ndarray]:
+            log_ratio = np.minimum(found[0] + features @ found[1:], 30)
+            apart = exposed * np.exp(log_ratio) - happened[rows]
+            value = (exposed * np.exp(log_ratio) - happened[rows] * log_ratio).sum() / total
+            slope = np.r_[apart.sum(), features.T @ apart] / total
+            return value + pull / 2 * (found[1:] @ found[1:]), slope + pull * np.r_[0.0, found[1:]]
+
+        start, bounds = np.r_[level, np.zeros(parts.shape[1])], [(None, None), *within]
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500}).x
+        return float(found[0]), found[1:]
 
     def deviance(rows: np.ndarray, level: float, change: np.ndarray) -> np.ndarray:
         """But for what does not depend on the means."""
