@@ -1850,6 +1850,7 @@ class InterestModel(InterestPreTrainedModel):
         feature_index: torch.Tensor | None = None,
         cut_feature_index: torch.Tensor | None = None,
         ranking_targets: torch.Tensor | None = None,
+        ranking_positions: torch.Tensor | None = None,
         ranking_log_inclusion: torch.Tensor | None = None,
         cut_targets: torch.Tensor | None = None,
         overall_labels: torch.Tensor | None = None,
@@ -1912,6 +1913,8 @@ class InterestModel(InterestPreTrainedModel):
             feature_index (`torch.LongTensor` of shape `(B, T)`, *optional*): moment in `item_features` of each position.
             cut_feature_index (`torch.LongTensor` of shape `(M,)`, *optional*): the same for queries.
             ranking_targets (`torch.LongTensor` of shape `(B, T)`, *optional*): item row of the next event, -1 = none.
+            ranking_positions (`torch.LongTensor` of shape `(B, T)`, *optional*): the event after which each of them is asked about: where
+                several happen at one time, the last one before it. Default: each position's own.
             ranking_log_inclusion (`torch.FloatTensor` of shape `(N,)`, *optional*): where the item table is a sample of the
                 catalogue, log-probability that an item is in it; infinite for items that are no alternatives.
             cut_targets (`torch.LongTensor` of shape `(M,)`, *optional*): item row of the first event after the query.
@@ -2102,8 +2105,14 @@ class InterestModel(InterestPreTrainedModel):
 
         losses = {}
         if ranking_targets is not None:
+            at_positions = states
+            if ranking_positions is not None:
+                at = ranking_positions[..., None]
+                at_positions = states.gather(1, at.expand_as(states))
+                if position_repeats is not None:
+                    position_repeats = position_repeats.gather(1, at.expand_as(position_repeats))
             losses |= self.position_losses(
-                states,
+                at_positions,
                 items,
                 bias,
                 feature_index,

@@ -169,6 +169,20 @@ def dates(timestamp: np.ndarray) -> np.ndarray | None:
     return times if len(times) > 1 and np.median(np.diff(times)) >= COARSE_SECONDS else None
 
 
+def moments(log: InterestLog) -> tuple[np.ndarray, np.ndarray]:
+    """Event index ranges `[start, stop)`, int64 `(E,)` each, of what a person did at the time of every event.
+
+    Under `global-time` a question knows what is strictly before it: of an invoice, or of a date where the log has no hours, nothing is known
+    of the rest.
+    """
+    number = np.arange(log.num_events, dtype=np.int64)
+    new = np.ones(log.num_events, dtype=bool)
+    new[1:] = (np.diff(log.user) != 0) | (np.diff(log.timestamp) != 0)
+    start = np.maximum.accumulate(np.where(new, number, 0)) if len(number) else number
+    ends = np.append(number[new][1:], log.num_events)
+    return start, ends[new.cumsum() - 1] if len(number) else number
+
+
 def training_limit(log: InterestLog, split: int = 0) -> tuple[np.ndarray, int | None]:
     """How far windows may reach when only the events of a split and those before it may be used.
 

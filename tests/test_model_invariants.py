@@ -529,6 +529,23 @@ def test_labels_change_nothing_that_is_asked_for(checkpoint):
     assert torch.isfinite(cut) and both[2].abs().sum() > 0
 
 
+def test_a_target_is_asked_after_the_event_that_is_named(checkpoint):
+    """The loss of a target that stands at one position and is asked at another is that of the target at the other one."""
+    model, processor = checkpoint
+    batch = processor(histories=HISTORIES)
+    targets, moved = torch.full_like(batch["history"], -1), torch.full_like(batch["history"], -1)
+    row = int((batch["history"] >= 0).sum(1).argmax())
+    targets[row, 0], moved[row, 1] = 1, 1
+    positions = torch.arange(targets.shape[1]).repeat(len(targets), 1)
+    with torch.no_grad():
+        at_its_own = model(**batch, ranking_targets=targets).losses["ranking"]
+        positions[row, 1] = 0
+        elsewhere = model(**batch, ranking_targets=moved, ranking_positions=positions).losses["ranking"]
+        later = model(**batch, ranking_targets=moved).losses["ranking"]
+    torch.testing.assert_close(elsewhere, at_its_own, atol=1e-5, rtol=1e-4)
+    assert (later - elsewhere).abs() > 1e-4
+
+
 def test_what_is_popular_draws_some_more_than_others(checkpoint):
     """Scores of candidates are those of the whole table, at each query's moment, and depend on the person's taste."""
     model, processor = checkpoint

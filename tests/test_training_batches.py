@@ -91,6 +91,62 @@ def test_targets_are_the_next_training_events(small_log, tiny_bert):
             assert log.user[event + 1] == log.user[event] and log.split[event + 1] == 0
 
 
+def test_what_happens_at_one_moment_does_not_know_the_rest_of_it(small_log, tiny_bert):
+    """Under `global-time` a target is asked after the last event of an earlier time, with what was popular then."""
+    log = replace(small_log, timestamp=small_log.timestamp // (20 * 86400) * 20 * 86400)
+    _, rows, builder = make(log, tiny_bert, completions=0)
+    batch = builder([rows[row] for row in range(8)])
+    times, segments, history, targets, asked, popular = (
+        batch[name].numpy()
+        for name in (
+            "history_times",
+            "segment_ids",
+            "history",
+            "ranking_targets",
+            "ranking_positions",
+            "feature_index",
+        )
+    )
+    elsewhere, moment_of = 0, {}
+    for row in range(8):
+        for segment in np.unique(segments[row][history[row] != -1]):
+            places = np.flatnonzero((segments[row] == segment) & (history[row] != -1))
+            for place in places[1:]:  # what stands at `place` is the target of the slot before it
+                earlier = places[times[row, places] < times[row, place]]
+                if len(earlier):
+                    assert targets[row, place - 1] == history[row, place]
+                    assert asked[row, place - 1] == earlier[-1]
+                    elsewhere += place - 1 != earlier[-1]
+                    moment = int(popular[row, place - 1])
+                    assert moment_of.setdefault(int(times[row, earlier[-1]]), moment) == moment
+                else:
+                    assert targets[row, place - 1] == -1
+    assert elsewhere > 30 and len(moment_of) > 3
+    # a log that is asked by its order keeps it
+    facts = log.facts | {"split": "leave-last", "validation_start": None, "test_start": None}
+    _, rows, builder = make(replace(log, facts=facts), tiny_bert)
+    assert "ranking_positions" not in builder([rows[row] for row in range(8)])
+
+
+def test_any_event_of_the_next_moment_may_follow_a_cut(small_log, tiny_bert):
+    log = replace(small_log, timestamp=small_log.timestamp // (20 * 86400) * 20 * 86400)
+    _, rows, builder = make(log, tiny_bert, completions=0, cuts=8)
+    samples, places = [rows[row] for row in range(8)], set()
+    events = np.stack([row for _, _, row in samples])
+    batch = builder(samples)
+    for row, column, target in zip(*(batch[name].tolist() for name in ("cut_rows", "cut_positions", "cut_targets"))):
+        event = events[row, column]
+        last = builder.last_event[log.user[event]]
+        following = [other for other in range(event + 1, last) if log.timestamp[other] == log.timestamp[event + 1]]
+        assert target == -1 if event + 1 >= last else builder.catalogue[target] in log.item[following]
+        places |= {
+            place
+            for place, other in enumerate(following)
+            if log.item[other] == builder.catalogue[target] and len(following) > 2
+        }
+    assert len(places) > 3
+
+
 def later_changed(log: InterestLog) -> InterestLog:
     """The same log with every validation and test event another item, value, text and place."""
     later = log.split > 0

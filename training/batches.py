@@ -15,6 +15,7 @@ from ..data.labels import (
     dates,
     future_counts,
     history_range,
+    moments,
     node_shares,
     overall_labels,
     training_limit,
@@ -152,6 +153,8 @@ class BatchBuilder:
         )
         # a log dated by day or month is asked about at its dates: windows from there hold what stands on them
         self.dates = dates(log.timestamp[self.trained]) if log.facts["time"] == "seconds" else None
+        # asked by time: what happens at one moment knows nothing of the rest of it
+        self.moment_start, self.moment_stop = moments(log) if log.facts["split"] == "global-time" else (None, None)
         shown = self.log.impressions
         if shown is None:
             self.impressions = 0
@@ -178,7 +181,9 @@ class BatchBuilder:
         following = np.where(events >= 0, events + 1, 0)
         has_next = (events >= 0) & (following < self.last_event[np.maximum(user, 0)])
         following = np.where(has_next, following, 0)
-        targets = np.where(has_next, self.log.item[following], -1)
+        targets, position = np.where(has_next, self.log.item[following], -1), None
+        if self.moment_start is not None:
+            targets, position = self._asked_from(events, segments, following, targets)
         queried = min(packed, self.query_rows)
         hidden_rows = max(1, round(queried * self.completions)) if self.domains and self.completions else 0
         half = self._half_hidden(random, hidden_rows)
@@ -186,6 +191,8 @@ class BatchBuilder:
             events = np.concatenate([events, half["events"]])
             segments = np.concatenate([segments, half["segments"]])
             targets = np.concatenate([targets, np.full_like(half["events"], -1)])
+            if position is not None:
+                position = np.concatenate([position, np.zeros_like(half["events"])])
         batch = self.tensors.histories(events)
         batch["segment_ids"] = torch.from_numpy(segments)
         cuts = self._cuts(random, events[:queried], segments[:queried], user)
@@ -193,7 +200,7 @@ class BatchBuilder:
         if shown is not None:
             ordinary = len(cuts["row"])
             cuts = {name: np.concatenate([values, shown[name]]) for name, values in cuts.items()}
-        batch |= self._queries(cuts, half, packed)
+        batch |= self._queries(random, cuts, half, packed)
         if (self.config.use_next_event or self.config.scenes) and self.next_events:
             batch |= self._next_events(random, events[:queried], segments[:queried], user)
         if shown is not None:
@@ -206,12 +213,27 @@ class BatchBuilder:
                 batch[name] = torch.where(values >= 0, row_of[values.clamp(min=0)], values)
         # nobody is asked at a position without a next event
         times, wanted = batch["history_times"].numpy(), batch["ranking_targets"].numpy() >= 0
+        if position is not None:
+            batch["ranking_positions"] = torch.from_numpy(position)
+            times = np.take_along_axis(times, position, 1)
         times = np.where(wanted, times, times[wanted].min() if wanted.any() else 0)
         batch |= self.tensors.popular(table, feature_index=times, cut_feature_index=batch["query_times"].numpy())
         self._position_labels(batch, has_next, following, len(events))
         if self.live_texts and random.random() * self.live_every < 1:
             batch |= self._live(random, batch)
         return batch
+
+    def _asked_from(self, events, segments, following, targets) -> tuple[np.ndarray, np.ndarray]:
+        """The targets that have a past in their row, -1 for the others, and the slot of the last event before the moment of each."""
+        slot = np.arange(events.shape[1])
+        begins, new = np.ones((2, *events.shape), bool)
+        begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+        moment = self.moment_start[np.maximum(events, 0)]
+        new[:, 1:] = begins[:, 1:] | (moment[:, 1:] != moment[:, :-1])
+        first = np.maximum.accumulate(np.where(begins, slot, 0), 1)
+        before = np.maximum.accumulate(np.where(new, slot, 0), 1) - 1
+        position = np.where(self.moment_start[following] == moment, before, slot)
+        return np.where(position >= first, targets, -1), np.maximum(position, 0)
 
     def _position_labels(self, batch, has_next, following, rows) -> None:
         for name, values in (("overall_labels", self.overall), ("rating_labels", self.log.value)):
@@ -398,7 +420,7 @@ class BatchBuilder:
             "position": np.array(position),
         }
 
-    def _queries(self, cuts, half, packed: int) -> dict[str, torch.Tensor]:
+    def _queries(self, random, cuts, half, packed: int) -> dict[str, torch.Tensor]:
         log, config = self.log, self.config
         fields = {name: [cuts[name]] for name in ("row", "position", "time", "user")}
         first_event = [log.offsets[cuts["user"]]]
@@ -447,6 +469,9 @@ class BatchBuilder:
                     batch["change_labels"][:number] = self._changes(known, future, everybody)
             following = cuts["event"] + 1
             more = following < self.last_event[cuts["user"]]
+            if self.moment_start is not None:
+                stop = np.minimum(self.moment_stop[np.where(more, following, 0)], self.last_event[cuts["user"]])
+                following = following + (random.random(number) * np.maximum(stop - following, 1)).astype(np.int64)
             batch["cut_targets"] = np.full(len(row), -1, np.int64)
             batch["cut_targets"][:number] = np.where(more, log.item[np.where(more, following, 0)], -1)
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()}

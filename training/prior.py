@@ -73,7 +73,14 @@ def fit_prior(
     model.encodes_history = False  # nothing reads what the encoders say yet
     model.eval()
     losses: list[float] = []
-    unused = ("ranking_targets", "cut_targets", "overall_labels", "rating_labels", "item_features")
+    unused = (
+        "ranking_targets",
+        "ranking_positions",
+        "cut_targets",
+        "overall_labels",
+        "rating_labels",
+        "item_features",
+    )
     epoch = 0
     with tqdm(total=steps, desc="prior", unit="step") as bar:
         while len(losses) < steps:
