@@ -57,24 +57,18 @@ def test_a_large_catalogue_keeps_its_common_items():
         np.testing.assert_allclose(row[common], expected[position], atol=1e-5)
 
 
-@pytest.mark.parametrize("by_moment", [False, True])
-def test_transitions_are_a_ridge_regression_of_the_next_item(by_moment):
+def test_transitions_are_a_ridge_regression_of_the_next_item():
     random = np.random.default_rng(3)
     user = np.sort(random.integers(0, 6, 60))
-    moment = np.sort(random.integers(0, 40, 60)) if by_moment else None
     item, weight = random.integers(0, 9, 60), random.random(60)
     history, following = np.zeros((60, 9)), np.eye(9)[item]
     for event in range(60):
-        first = event
-        while by_moment and first and user[first - 1] == user[event] and moment[first - 1] == moment[event]:
-            first -= 1
         for back in range(1, blend.WINDOW + 1):
-            if first - back >= 0 and user[first - back] == user[event]:
-                history[event, item[first - back]] += 0.6 ** (back - 1)
+            if event - back >= 0 and user[event - back] == user[event]:
+                history[event, item[event - back]] += 0.6 ** (back - 1)
     weighted = weight[:, None] * history
     expected = np.linalg.solve(history.T @ weighted + 2.0 * np.eye(9), weighted.T @ following)
-    given = {"weight": weight, "moment": moment}
-    index, strength = blend.transition_neighbours(user, item, 9, 9, penalty=2.0, decay=0.6, **given)
+    index, strength = blend.transition_neighbours(user, item, 9, 9, penalty=2.0, decay=0.6, weight=weight)
     found = np.zeros((9, 9))
     np.put_along_axis(found, index.astype(np.int64), strength, axis=1)
     np.testing.assert_allclose(found, expected, atol=1e-4)

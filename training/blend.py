@@ -100,7 +100,6 @@ def transition_neighbours(
     penalty: float,
     decay: float,
     weight: np.ndarray | None = None,
-    moment: np.ndarray | None = None,
     max_items: int = MAX_ITEMS["transitions"],
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `keep` strongest entries of each row of the ridge regression of the next item on the fading history.
@@ -116,8 +115,6 @@ def transition_neighbours(
         penalty (`float`): c, usually 100 to 300.
         decay (`float`): usually .5 to .7.
         weight (`np.ndarray` of shape `(E,)`, *optional*): of every event as a target.
-        moment (`np.ndarray` of shape `(E,)`, *optional*): times; what a person did at one of them is no history of the rest of it, and
-            k counts from before it.
         max_items (`int`): where the catalogue is larger, the most common ones take part.
 
     Returns:
@@ -130,17 +127,12 @@ def transition_neighbours(
     number[chosen] = np.arange(len(chosen))
     part = number[item]
     weight = np.ones(len(item)) if weight is None else weight
-    begin = np.arange(len(item))  # the first event of the same moment
-    if moment is not None:
-        new = np.r_[True, (user[1:] != user[:-1]) | (moment[1:] != moment[:-1])][: len(item)]
-        begin = np.maximum.accumulate(np.where(new, begin, 0))
     rows, columns, values = [], [], []
     for back in range(1, WINDOW + 1):
-        earlier = np.maximum(begin - back, 0)
-        seen = np.flatnonzero((begin >= back) & (user[earlier] == user) & (part[earlier] >= 0))
-        rows.append(seen)
-        columns.append(part[earlier[seen]])
-        values.append(np.full(len(seen), decay ** (back - 1)))
+        same = np.flatnonzero((user[back:] == user[:-back]) & (part[:-back] >= 0))
+        rows.append(same + back)
+        columns.append(part[same])
+        values.append(np.full(len(same), decay ** (back - 1)))
     shape = len(item), len(chosen)
     history = sp.csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
     known = np.flatnonzero(part >= 0)
@@ -192,10 +184,9 @@ class Matrices:
             span = max(int(time.max() - time.min()), 1)
             weight = 0.5 ** ((time.max() - time) / (half_life * span))
             weight *= len(weight) / weight.sum()
-        moment = log.timestamp[chosen] if log.facts["split"] == "global-time" else None
         return transition_neighbours(
             user, item, self.num_items, self.keep,
-            penalty=penalty, decay=history_decay, weight=weight, moment=moment, max_items=most,
+            penalty=penalty, decay=history_decay, weight=weight, max_items=most,
         )  # fmt: skip
 
 
