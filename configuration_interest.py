@@ -173,6 +173,9 @@ class InterestConfig(PreTrainedConfig):
         trajectory_half_lives (`list[float]`, *optional*):
             A small network corrects the statistical prior's drift, the same for every domain; it reads everybody's shares of these
             half-lives, too, in days, for `time_unit="order"` in hundredths of the log. None: no such network.
+        num_topics (`int`, *optional*, defaults to 0):
+            Groups of domains that go together, T: what a person's mix of them says of each domain is part of the statistical
+            prior. 0: none.
         use_domain_view (`bool`, *optional*, defaults to `True`):
             Domain and intensity heads read the history as a sequence of domains, through layers of their own; without it they
             read the states that ranking reads.
@@ -279,6 +282,7 @@ class InterestConfig(PreTrainedConfig):
     use_drift: bool = True
     use_domain_residual: bool = True
     trajectory_half_lives: list[float | int] | None = None
+    num_topics: int = 0
     use_domain_view: bool = True
     use_domain_fusion: bool = True
     use_next_event: bool = False

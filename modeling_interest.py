@@ -709,11 +709,18 @@ class InterestStatistics(nn.Module):
     """The statistical prior: decayed counts with learned half-lives, population, same time of the week, mixed per level.
 
     Gives log conditional shares among siblings. Component j of domain d under parent g is the Dirichlet posterior
-    `(c_jd + a_jg b_d) / (c_jg + a_jg)`, its base `b` a learned mix of the long-run and the recent population.
+    `(c_jd + a_jg b_d) / (c_jg + a_jg)`, its base `b` a learned mix of the long-run and the recent population. What [`InterestTopics`]
+    say is mixed in, too, where there are any.
     """
 
     def __init__(
-        self, config: InterestConfig, tree: DomainTree, further: int = 0, kernels: int = 3, calendar: bool = True
+        self,
+        config: InterestConfig,
+        tree: DomainTree,
+        further: int = 0,
+        kernels: int = 3,
+        calendar: bool = True,
+        topics: bool = False,
     ):
         super().__init__()
         self.initial = config.half_lives_events or [], config.half_lives_days or []
@@ -721,7 +728,8 @@ class InterestStatistics(nn.Module):
         self.use_calendar = calendar and config.use_calendar and config.time_unit == "seconds"
         self.seconds = config.time_unit == "seconds"
         counts = len(self.half_life_events) + len(self.half_life_days) + self.use_calendar + further
-        self.num_components = counts + 3  # undecayed counts and the two populations
+        self.num_counts = counts + 1  # the undecayed ones
+        self.num_components = self.num_counts + topics + 2  # the two populations
         groups = len(tree.parent) + 1
         self.strength = nn.Parameter(torch.empty(counts + 1))
         self.group_strength = nn.Parameter(torch.empty(groups))
@@ -761,12 +769,13 @@ class InterestStatistics(nn.Module):
         weight.append(torch.zeros_like(age_events)[:, None])
         return torch.cat(weight, 1).mul(math.log(2)).exp() * keys[:, None]
 
-    def forward(self, counts, older, population):
+    def forward(self, counts, older, population, topics=None):
         """Log posterior of the undecayed counts `(M, K)`, log mixtures per kernel `(M, 3, K)`, log components `(M, J, K)`,
         and how many events of its parent each count of a domain is taken from `(M, J', K)`, the undecayed one last.
 
         Args: counts of the band `(M, J', K)`, weighed by [`decays`]; older `(M, K)` counts from before the band; population
-        `(M, 2 + F, K)` absolute shares, long-run, recent and others that are not read.
+        `(M, 2 + F, K)` absolute shares, long-run, recent and others that are not read; topics `(M, K)` absolute shares, 0 for
+        domains that they do not know, which keep their posterior.
         """
         # the undecayed counts come last
         counts = torch.cat([counts[:, :-1], counts[:, -1:] + older[:, None]], 1)
@@ -777,9 +786,41 @@ class InterestStatistics(nn.Module):
         strength = (self.strength[:, None] + self.group_strength).exp()[:, self.group]
         total = group_sum(counts, self.group, self.num_groups)
         shares = (counts + strength * pull[:, None]) / (total[..., self.group] + strength)
-        components = torch.cat([shares, base], 1)
+        parts = [shares, base]
+        if topics is not None:
+            known, posterior = topics > 0, shares[:, -1]
+            within = topics / group_sum(topics, self.group, self.num_groups)[:, self.group].clamp(min=1e-9)
+            rest = 1 - group_sum(posterior * ~known, self.group, self.num_groups)[:, self.group]
+            parts.insert(1, torch.where(known, within * rest, posterior).clamp(min=1e-6)[:, None])
+        components = torch.cat(parts, 1)
         mixed = torch.einsum("kdj,mjd->mkd", self.mixture.softmax(-1)[:, self.depth], components)
         return shares[:, -1].log(), mixed.log(), components.log(), total[..., self.group]
+
+
+class InterestTopics(nn.Module):
+    """Domains that go together: what all that a person did says of each leaf, by latent Dirichlet allocation (Blei et al. 2003).
+
+    Counts of a leaf are few and those of a topic are many: who reads three tales of crime may well read of spies. Topics are fitted before
+    training and stay as they are.
+    """
+
+    STEPS = 12
+    PRIOR = 0.1  # events that each topic starts with
+
+    def __init__(self, config: InterestConfig, tree: DomainTree):
+        super().__init__()
+        self.leaf_shares = nn.Buffer(torch.zeros(config.num_topics, len(tree)))
+        self.node_shares = nn.Buffer(torch.zeros(config.num_topics, len(tree)))
+
+    @torch.no_grad()
+    def forward(self, counts: torch.Tensor) -> torch.Tensor:
+        """Absolute shares `(M, K)` from counts `(M, K)`: those of the topics in a person's most likely mix of them, by expectation maximisation."""
+        mix = counts.new_full((len(counts), len(self.leaf_shares)), 1 / len(self.leaf_shares))
+        for _ in range(self.STEPS):
+            each = (counts / (mix @ self.leaf_shares).clamp(min=1e-9)) @ self.leaf_shares.T
+            mix = self.PRIOR + mix * each
+            mix = mix / mix.sum(1, keepdim=True)
+        return mix @ self.node_shares
 
 
 class InterestTrajectory(nn.Module):
@@ -794,7 +835,7 @@ class InterestTrajectory(nn.Module):
 
     def __init__(self, config: InterestConfig, statistics: InterestStatistics):
         super().__init__()
-        counts = statistics.num_components - 2
+        counts = statistics.num_counts
         self.level = nn.Embedding(int(statistics.depth.max()) + 1, self.SIZE)
         features = statistics.num_components + counts + 3 + len(config.trajectory_half_lives or [])
         self.first = nn.Linear(features, self.SIZE)
@@ -831,7 +872,8 @@ class InterestDomainHead(nn.Module):
         self.config = config
         tree = DomainTree(config.domains or [])
         size, self.num_groups = config.hidden_size, len(tree) + 1
-        self.statistics = InterestStatistics(config, tree)
+        self.topics = InterestTopics(config, tree) if config.num_topics else None
+        self.statistics = InterestStatistics(config, tree, topics=self.topics is not None)
         reads = config.trajectory_half_lives is not None
         self.trajectory = InterestTrajectory(config, self.statistics) if reads else None
         text_size = text_width(config)
@@ -874,6 +916,10 @@ class InterestDomainHead(nn.Module):
         init.constant_(self.concentration, math.log(20.0))
         init.copy_(self.concentration_slope, torch.tensor([0.0, 0.3]))
 
+    def topics_of(self, counts: torch.Tensor, older: torch.Tensor) -> torch.Tensor | None:
+        """What the topics say of all that people did, `(M, K)`; counts and older as in [`InterestStatistics`], the undecayed ones last."""
+        return None if self.topics is None else self.topics(counts[:, -1] + older)
+
     def node_vectors(self) -> torch.Tensor:
         return self.name(self.name_embeds).float() + self.node.weight.float()
 
@@ -892,7 +938,8 @@ class InterestDomainHead(nn.Module):
         """Long-run and future shares at the configured horizons, and behind them at further `horizons (H',)`."""
         group = self.statistics.group
         with torch.autocast(user.device.type, enabled=False):
-            posterior, mixed, components, totals = self.statistics(counts, older, population)
+            topics = self.topics_of(counts, older)
+            posterior, mixed, components, totals = self.statistics(counts, older, population, topics)
             log_total = totals[:, -1].log1p()
             trajectory = None
             if self.trajectory is not None:
@@ -1083,7 +1130,8 @@ class InterestContextHead(nn.Module):
     def __init__(self, config: InterestConfig, contexts: int, further: int, calendar: bool):
         super().__init__()
         tree, size = DomainTree(config.domains or []), config.hidden_size
-        self.statistics = InterestStatistics(config, tree, further=further, kernels=1, calendar=calendar)
+        topics = bool(config.num_topics)
+        self.statistics = InterestStatistics(config, tree, further, kernels=1, calendar=calendar, topics=topics)
         # by level: at no evidence, and what e^5 events add
         self.tilt = nn.Parameter(torch.empty(2, tree.num_levels, self.statistics.num_components + 2))
         self.context = nn.Embedding(contexts, size) if contexts else None
@@ -1093,10 +1141,10 @@ class InterestContextHead(nn.Module):
         self.direction = InterestZeroLinear(size, size, bias=False)
         self.node = nn.Embedding(len(tree), size)
 
-    def forward(self, hidden, context, counts, older, population, everybody):
+    def forward(self, hidden, context, counts, older, population, everybody, topics=None):
         """Log shares among siblings `(M, K)`.
 
-        Args: hidden `(M, D)`; context `(M,)`; counts `(M, J, K)`, older and population as in [`InterestStatistics`]; everybody
+        Args: hidden `(M, D)`; context `(M,)`; counts `(M, J, K)`, older, population and topics as in [`InterestStatistics`]; everybody
         `(M, K)` log ratio of everybody's shares in the context to those of all events.
         """
         statistics = self.statistics
@@ -1106,7 +1154,7 @@ class InterestContextHead(nn.Module):
         residual = self.direction(self.direction_norm(hidden)).float() @ self.node.weight.float().T
         with torch.autocast(hidden.device.type, enabled=False):
             population = population * everybody.exp()[:, None]
-            _, mixed, components, totals = statistics(counts, older, population)
+            _, mixed, components, totals = statistics(counts, older, population, topics)
             tilts = (components - components[:, -2:-1]).clamp(-4, 4)
             tilts = torch.cat([tilts, everybody[:, None], mixed], 1)
             amount = totals[:, -1, 0].log1p() / 5
@@ -1494,6 +1542,9 @@ class InterestPreTrainedModel(PreTrainedModel):
             if isinstance(module, InterestDomainHead):
                 init.normal_(module.ahead_node.weight, std=self.config.hidden_size**-0.5)
                 init.normal_(module.ahead_direction.weight, std=self.config.hidden_size**-0.5)
+        elif isinstance(module, InterestTopics):
+            init.zeros_(module.leaf_shares)
+            init.zeros_(module.node_shares)
         elif isinstance(module, InterestTrajectory):
             for linear in (module.first, module.second):
                 init.normal_(linear.weight, std=linear.in_features**-0.5)
@@ -1735,6 +1786,9 @@ class InterestModel(InterestPreTrainedModel):
             value = state[name]
             wide = value.mean(-1, keepdim=True).repeat(*(1 for _ in value.shape[:-1]), len(new) + 1)
             state[name] = wide.index_copy(-1, groups, value)
+        if self.domain_head.topics is not None:
+            for name in ("domain_head.topics.leaf_shares", "domain_head.topics.node_shares"):
+                state[name] = state[name].new_zeros(len(state[name]), len(new)).index_copy(1, place, state[name])
         if self.domain_head.trajectory is not None:
             by_level["domain_head.trajectory.level.weight"] = 0
         for name, axis in by_level.items():
@@ -2106,7 +2160,7 @@ class InterestModel(InterestPreTrainedModel):
         losses = {}
         if ranking_targets is not None:
             at_positions = states
-            if ranking_positions is not None:
+            if ranking_positions is not None and states is not None:
                 at = ranking_positions[..., None]
                 at_positions = states.gather(1, at.expand_as(states))
                 if position_repeats is not None:
@@ -2275,7 +2329,8 @@ class InterestModel(InterestPreTrainedModel):
             after = head.after_alike(shares, segments, groups, position, keys, query_times, key_times)
             usual = head.statistics.decays(back.clamp(min=0).float(), age_days, keys, query_times, key_times)
             counts = groups.times(torch.cat([after, usual], 1), shares)
-        return head(hidden, hours, counts, older, population, everybody)
+            topics = self.domain_head.topics_of(counts, older)
+        return head(hidden, hours, counts, older, population, everybody, topics)
 
     def given_scene(
         self, states, layer, history, times, places, valid, segments, rows, position, started, query_times,
@@ -2296,8 +2351,9 @@ class InterestModel(InterestPreTrainedModel):
             )
             counts = RowGroups(rows, len(history)).times(torch.cat([here, usual], 1), shares)
             log_share = head.log_share(state.float(), key_scenes, back, keys, self.population.scene_share)
+            topics = self.domain_head.topics_of(counts, older)
         everybody = self.population.scene[scenes]
-        return head(state, scenes, counts, older, population, everybody), log_share
+        return head(state, scenes, counts, older, population, everybody, topics), log_share
 
     def event_domains(self, history, item_domains, item_domain_weights) -> torch.Tensor:
         """Share of every event at every node, `(B, T, K)`."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_evaluation_cases import make_log
+from topic_shares import draw_topics
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from interest_lm import InterestConfig, InterestModel, InterestProcessor
@@ -33,7 +34,13 @@ HISTORY = [
 @pytest.fixture(scope="module")
 def parts(tiny_bert):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "horizons": [1.0, 7.0], "reference_horizon": 7.0}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "horizons": [1.0, 7.0],
+        "reference_horizon": 7.0,
+        "num_topics": 2,
+    }
     model = InterestModel.from_text_pretrained(str(tiny_bert), domains=TREE, **sizes).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -44,6 +51,7 @@ def parts(tiny_bert):
             siblings = TREE.parent == parent
             shares[:, node] = 1.0 / siblings.sum() if parent < 0 else shares[:, parent] / siblings.sum()
         model.population.shares.copy_(shares)
+    draw_topics(model)
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     return model, model.add_domains(ADDED, tokenizer), tokenizer
 

@@ -35,6 +35,7 @@ SIZES = {
     "use_place": True,
     "use_personal_popularity": True,
     "trajectory_half_lives": [3.0, 30.0],
+    "num_topics": 2,
     "value_mean": 3.5,
     "actions": ["view", "buy"],
 }

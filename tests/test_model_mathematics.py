@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import dirichlet_multinomial, nbinom
+from topic_shares import draw_topics
 from transformers import BertConfig
 
 from interest_lm import InterestConfig, InterestModel, modeling_interest
@@ -43,6 +44,7 @@ def stirred_model(shape: list[int], seed: int, **more) -> InterestModel:
         intermediate_size=16,
         domains=tree_of(shape).nodes,
         max_history=9,
+        num_topics=3,
         **more,
     )
     torch.manual_seed(seed)
@@ -51,6 +53,7 @@ def stirred_model(shape: list[int], seed: int, **more) -> InterestModel:
         for name, parameter in model.named_parameters():
             if not name.startswith("text_model"):
                 parameter.add_(torch.randn_like(parameter) * 0.3)
+    draw_topics(model, seed)
     return model
 
 

@@ -12,6 +12,7 @@ from ..data.labels import SECONDS_PER_DAY, dates
 from ..data.log import TRAIN, InterestLog
 from ..modeling_interest import HOURS_OF_WEEK, InterestModel, group_log_softmax, hour_of_week
 from ..recommendation.log_tensors import LogTensors, scene_positions
+from .topics import usual_topics
 
 
 TRAJECTORY_DAYS = (3.0, 30.0, 120.0)
@@ -44,6 +45,7 @@ def config_for(log: InterestLog, half_life_days: tuple[float, ...] | None = None
         span = max(int(np.ptp(log.timestamp[train])), 1) / 86400 if train.any() else 1 / 86400
         settings["half_lives_days"] = list(half_life_days or (span / 100, span / 25, span / 6))
     settings["trajectory_half_lives"] = trajectory_half_lives(log)
+    settings["num_topics"] = usual_topics(log)
     return settings
 
 

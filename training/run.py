@@ -42,6 +42,7 @@ from .prior import fit_prior
 from .refit import refit, with_validation
 from .reliable import check_change
 from .reputation import fill_reputation, fit_reputation
+from .topics import fill_topics
 from .trainer import (
     FLOOR,
     HANDOVER,
@@ -301,6 +302,7 @@ def train(
         resume = last_checkpoint(args)
     model.to(args.device)
     if not resume:
+        fill_topics(model, log, args.seed)
         fit_prior(model, builder, rows, args.prior_steps)
     output = Path(args.output_dir)
     if args.tuning == "lora" and not resume and args.process_index == 0:
