@@ -55,6 +55,7 @@ def main() -> None:
     config = InterestConfig(
         text_config=text.to_dict(), domains=log.tree.nodes, num_items=arguments.items, horizons=HORIZONS,
         reference_horizon=30.0, max_history=arguments.events, trajectory_half_lives=[3.0, 30.0, 120.0],
+        num_topics=10,
     )  # fmt: skip
     torch.manual_seed(0)
     model = InterestModel(config).eval()
