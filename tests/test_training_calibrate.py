@@ -16,6 +16,7 @@ from interest_lm.evaluation.folds import fold
 from interest_lm.evaluation.scoring import score_future, score_intensity
 from interest_lm.training.calibrate import (
     LEAST_SCALE,
+    RATE_BOUNDS,
     apply_calibration,
     calibrate,
     fit_concentration,
@@ -177,7 +178,8 @@ def test_a_part_that_hardly_says_anything_is_not_blown_up():
     parts[..., 2] *= -1
     everybody = np.ones(counts.shape, bool)
     shift, *slopes = fit_rate(counts, parts, days, everybody)
-    assert all(0 <= slope <= most for slope, most in zip(slopes, (2.0, 1.0, 2.0, 2.0), strict=True)), slopes
+    assert all(least <= slope <= most for slope, (least, most) in zip(slopes, RATE_BOUNDS, strict=True)), slopes
+    assert 0 <= slopes[1] <= 1 and slopes[2] < 0
     assert (days * np.exp(shift + parts @ np.array(slopes))).sum() == pytest.approx(counts.sum(), rel=1e-3)
 
 

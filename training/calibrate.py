@@ -22,12 +22,8 @@ from .validation import Validation
 ENOUGH_PEOPLE = 30
 LEAST_SCALE = 0.5  # of what the network says, even where its gain may be chance: on later windows half does no harm
 AS_TRAINED = (1.0, 1.0, 1.0, 0.0)  # what counts of statistics, network, pause and long run in a rate
-MOST_OF_A_RATE = (
-    2.0,
-    1.0,
-    2.0,
-    2.0,
-)  # what may count of them; the refit goes on with the network, which was seen before it
+# what may count of them; the refit goes on with the network, which was seen before it, and a pause may speak for its opposite
+RATE_BOUNDS = ((0.0, 2.0), (0.0, 1.0), (-2.0, 2.0), (-2.0, 2.0))
 PULLS = (np.inf, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 FOLDS = 5
 ENOUGH_TOLD = 20  # people of whom intervals are told, for a likelihood of them
@@ -126,8 +122,8 @@ def fit_rate(counts: np.ndarray, parts: np.ndarray, days: np.ndarray, mask: np.n
     """What brings expected counts to those that happened: `[a, b, c, d, e]` for `config.intensity_calibration`.
 
     Training asks about people while they do things, and as they did in its time; those who are asked later may long have gone, and the
-    log may be slower. The weights of the parts are those of a Poisson regression, none below 0 or above [`MOST_OF_A_RATE`], pulled towards what
-    was trained as five-fold cross-validation over people finds best, and as far as is sure: of the way there the part `1 - s / g`, at least 0, is gone, where g is what they
+    log may be slower. The weights of the parts are those of a Poisson regression within [`RATE_BOUNDS`], pulled towards what was trained as
+    five-fold cross-validation over people finds best, and as far as is sure: of the way there the part `1 - s / g`, at least 0, is gone, where g is what they
     gain in Poisson deviance in the left-out folds, mean over horizons, and s its standard error over people. With a the means add up to
     what happened.
 
@@ -147,7 +143,7 @@ def fit_rate(counts: np.ndarray, parts: np.ndarray, days: np.ndarray, mask: np.n
     spread = parts.std(0)
     scaled = (parts - parts.mean(0)) / np.where(spread > 1e-6, spread, 1.0) * (spread > 1e-6)
 
-    within = np.stack([-np.array(AS_TRAINED), np.array(MOST_OF_A_RATE) - AS_TRAINED], 1) * spread[:, None]
+    within = (np.array(RATE_BOUNDS) - np.array(AS_TRAINED)[:, None]) * spread[:, None]
 
     def fit(rows: np.ndarray, pull: float) -> tuple[float, np.ndarray]:
         """Level and changes of the weights, none without a finite pull."""
