@@ -153,6 +153,11 @@ class InterestConfig(PreTrainedConfig):
             `[a, b, c, d, e]`: the log of the expected events a day is a and so much of what the decayed counts, the network and the pause since the
             last event say of it, and of the log of the person's own long-run rate. Training ends with what validation is sure of,
             and trains without, which is `[0, 1, 1, 1, 0]`.
+        use_rate_prior (`bool`, *optional*, defaults to `False`):
+            How many days a person's rates are pulled towards the long run, and that towards everybody's, is learnt; without it each is
+            worth about one event. Fine-tuning sets it.
+        use_absence (`bool`, *optional*, defaults to `False`):
+            Numbers of events are zero-inflated: some people stay away altogether. Fine-tuning sets it.
         horizons (`list[float]`, *optional*, defaults to `[1.0, 7.0, 28.0]`):
             Ascending forecast horizons, in `horizon_unit`.
         horizon_unit (`str`, *optional*, defaults to `"days"`):
@@ -272,6 +277,8 @@ class InterestConfig(PreTrainedConfig):
     domain_temperature: float | int = 0.07
     residual_scale: float | int = 1.0
     intensity_calibration: list[float | int] | None = None
+    use_rate_prior: bool = False
+    use_absence: bool = False
     horizons: list[float | int] | None = None
     horizon_unit: Literal["days", "events"] = "days"
     reference_horizon: float | int = 28.0

@@ -68,6 +68,8 @@ class InterestOutput(ModelOutput):
             mode.
         intensity (`torch.FloatTensor` of shape `(B, H)`): expected number of events in each window.
         intensity_dispersion (`torch.FloatTensor` of shape `(B, H)`): size parameter of its negative binomial.
+        absence (`torch.FloatTensor` of shape `(B, H)`): how likely it is that someone stays away altogether, beside the zeros of the
+            negative binomial of mean `intensity / (1 - absence)`; with `config.use_absence`.
         ratings (`torch.FloatTensor` of shape `(B, C)`): predicted value of each candidate, in the unit of the values.
         item_embeds (`torch.FloatTensor` of shape `(N, D)`): unit item vectors.
         last_hidden_state (`torch.FloatTensor` of shape `(B, T, D)`): event states; state j sees events up to j only.
@@ -89,6 +91,7 @@ class InterestOutput(ModelOutput):
     scene_share: torch.Tensor | None = None
     intensity: torch.Tensor | None = None
     intensity_dispersion: torch.Tensor | None = None
+    absence: torch.Tensor | None = None
     ratings: torch.Tensor | None = None
     item_embeds: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
@@ -1223,7 +1226,11 @@ class InterestSceneHead(InterestContextHead):
 
 
 class InterestIntensityHead(nn.Module):
-    """Negative binomial number of events per window; its mean mixes decayed rates, long-run rate and population rate."""
+    """Negative binomial number of events per window; its mean mixes decayed rates, long-run rate and population rate.
+
+    With `config.use_absence` it is zero-inflated: whoever stays away altogether does nothing, at the odds
+    `exp(level(h) + a log mean + b quiet)`, and the mean is that of all, those who stay away included.
+    """
 
     def __init__(self, config: InterestConfig):
         super().__init__()
@@ -1233,36 +1240,71 @@ class InterestIntensityHead(nn.Module):
         self.level = nn.Parameter(torch.empty(horizons))
         self.dispersion = nn.Parameter(torch.empty(horizons))
         self.gap = nn.Parameter(torch.empty(2))
+        self.strength = nn.Parameter(torch.empty(days + 2)) if config.use_rate_prior else None
+        self.absence = nn.Parameter(torch.empty(horizons)) if config.use_absence else None
+        self.absence_slopes = nn.Parameter(torch.empty(2)) if config.use_absence else None
         self.residual = InterestZeroLinear(config.hidden_size, horizons)
         self.horizon_days = config.horizons
 
+    def rates(self, decayed, count, span, half_lives, population) -> torch.Tensor:
+        """Events a day `(M, J + 2)`: decayed with each half-life, in the long run, everybody's.
+
+        Each is the mean of a gamma posterior. The long run is pulled towards everybody's rate and what decays towards the long run;
+        with `config.use_rate_prior` by learned numbers of days, without it by an event, and half of one. Things that come in lumps,
+        like the lines of an invoice, say less of a rate than their number.
+        """
+        exposure = half_lives / math.log(2) * (1 - (-math.log(2) * span[:, None] / half_lives).exp())
+        everybody = population.clamp(min=1e-6)
+        if self.strength is None:
+            long_run = (count + 1) / (span + 1 / everybody)
+            events = 0.5 * (long_run[:, None] * half_lives).clamp(max=1)
+            days = events / long_run[:, None]
+        else:
+            days = self.strength[0].exp() / everybody
+            long_run = (count + days * everybody * self.strength[1].exp()) / (span + days)
+            days = self.strength[2:].exp() / everybody
+            events = days * long_run[:, None]
+        recent = (decayed + events) / (exposure + days)
+        return torch.cat([recent, long_run[:, None], population.expand(len(count))[:, None]], 1)
+
     def forward(
-        self, user, rates: torch.Tensor, gap_days: torch.Tensor, further: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Events a day `(M, J)` to log mean and log size `(M, H)`; with `further` horizons `(H',)` behind them, `(M, H + H')`.
+        self, user, done: torch.Tensor, half_lives, population, further: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor | None]:
+        """Log mean, log size and log odds of absence (or None) `(M, H)`, with `further` horizons `(H',)` behind them `(M, H + H')`, and
+        the long-run rate `(M,)`, events a day.
+
+        Args: user `(M, D)`; done `(M, J + 3)`, what people did: events decayed with each half-life, all events, and how many days ago the
+        first and the last one was; half_lives `(J,)`, days; population `(1,)`, everybody's events a day.
 
         Between the configured horizons the log mean is linear in log h; outside, the nearest one's rate goes on, so that
-        the mean is proportional to h. The log size is linear in log h and constant outside.
+        the mean is proportional to h. The log size and the level of absence are linear in log h and constant outside.
         """
-        horizons = torch.tensor(self.horizon_days, device=rates.device)
+        horizons = torch.tensor(self.horizon_days, device=done.device)
+        rates = self.rates(done[:, :-3], done[:, -3], done[:, -2], half_lives, population)
+        gap_days, long_run = done[:, -1], rates[:, -2]
         rate = (rates * self.mixture.softmax(-1)).sum(-1).clamp(min=1e-6)
         quiet = (gap_days * rate).clamp(max=1e4).log1p()
-        level, network, dispersion = self.level, self.residual(user).float(), self.dispersion
+        level, network, dispersion, absence = self.level, self.residual(user).to(rate), self.dispersion, self.absence
         if further is not None:
             # levels are of the log rate: the log mean is that plus log h
             between = self.interpolation(horizons.log(), further.log())
             level, network = (torch.cat([part, part @ between.T], -1) for part in (level, network))
             dispersion = torch.cat([dispersion, between @ dispersion])
+            absence = None if absence is None else torch.cat([absence, between @ absence])
             horizons = torch.cat([horizons, further])
         statistics, pause = rate.log()[:, None] + level, self.gap[0] * quiet[:, None]
         if self.config.intensity_calibration is None:
             log_rate = statistics + network + pause
         else:
             shift, *slopes = self.config.intensity_calibration
-            parts = statistics, network, pause, rates[:, -2:-1].clamp(min=1e-6).log()
+            parts = statistics, network, pause, long_run[:, None].clamp(min=1e-6).log()
             log_rate = shift + sum(slope * part for slope, part in zip(slopes, parts, strict=True))
-        log_mean = horizons.log() + log_rate
-        return log_mean.clamp(-12, 12), (dispersion + self.gap[1] * quiet[:, None]).clamp(-5, 8)
+        log_mean = (horizons.log() + log_rate).clamp(-12, 12)
+        log_size = (dispersion + self.gap[1] * quiet[:, None]).clamp(-5, 8)
+        if absence is not None:
+            absence = absence + self.absence_slopes[0] * log_mean + self.absence_slopes[1] * quiet[:, None]
+            absence = absence.clamp(-12, 7)
+        return {"log_mean": log_mean, "log_size": log_size, "absence": absence, "long_run_rate": long_run}
 
     @staticmethod
     def interpolation(known: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -1569,6 +1611,11 @@ class InterestPreTrainedModel(PreTrainedModel):
         elif isinstance(module, InterestIntensityHead):
             for parameter in (module.mixture, module.level, module.dispersion, module.gap):
                 init.zeros_(parameter)
+            if module.strength is not None:
+                init.zeros_(module.strength)
+            if module.absence is not None and module.absence_slopes is not None:
+                init.constant_(module.absence, -2.0)
+                init.zeros_(module.absence_slopes)
         elif isinstance(module, InterestOverallHead):
             init.copy_(module.scale, torch.tensor([-2.0, 1.0]))
         elif isinstance(module, InterestPopulation):
@@ -2085,6 +2132,8 @@ class InterestModel(InterestPreTrainedModel):
         if self.intensity_head is not None:
             result.intensity = output["log_mean"][:, asked].exp()
             result.intensity_dispersion = output["log_size"][:, asked].exp()
+            if output["absence"] is not None:
+                result.absence = output["absence"][:, asked].sigmoid()
             reference = self.config.reference_index
             usual = (output["long_run_rate"] * self.config.reference_horizon).log()
             result.overall_change = torch.tanh((output["log_mean"][:, reference] - usual) / 2)
@@ -2215,7 +2264,7 @@ class InterestModel(InterestPreTrainedModel):
         if self.domain_head is not None and change_labels is not None:
             losses["change"] = self.change_loss(output["log_future"], change_labels)
         if self.intensity_head is not None and intensity_counts is not None and future_mask is not None:
-            losses["intensity"] = self.intensity_loss(output, intensity_counts, future_mask)
+            losses["intensity"] = intensity_loss(output, intensity_counts, future_mask)
         if losses:
             result.losses = {task: value.detach() for task, value in losses.items()}
             result.loss = self.total_loss(losses)
@@ -2382,28 +2431,20 @@ class InterestModel(InterestPreTrainedModel):
         return keys & (segments[rows] == segments[rows, position][:, None]), back
 
     def intensities(self, user, keys, age_days, history_events, history_days, horizons=None) -> dict:
-        """Log mean and log size of the number of events per window, and the long-run rate (events a day)."""
+        """Log mean, log size and log odds of absence of the number of events per window, and the long-run rate (events a day)."""
         if self.intensity_head is None:
             return {}
         count = keys.sum(1).float() + (0.0 if history_events is None else history_events)
         span = (age_days * keys).amax(1)
         span = span if history_days is None else torch.maximum(span, history_days)
-        population = self.population.rate.expand(len(user))
-        # Gamma posterior with the weight of one event at the population's rate
-        long_run = (count + 1) / (span + 1 / population.clamp(min=1e-6))
         if self.domain_head is not None:
             half_lives = self.domain_head.statistics.half_life_days.exp()
         else:
             half_lives = torch.tensor(self.config.half_lives_days, device=user.device)
-        decayed = (-math.log(2) * age_days[:, None] / half_lives[:, None]).exp() * keys[:, None]
-        exposure = half_lives / math.log(2) * (1 - (-math.log(2) * span[:, None] / half_lives).exp())
-        rates = (decayed.sum(-1) + 0.5 * (long_run[:, None] * half_lives).clamp(max=1)) / (
-            exposure + 0.5 * (long_run[:, None] * half_lives).clamp(max=1) / long_run[:, None]
-        )
+        decayed = ((-math.log(2) * age_days[:, None] / half_lives[:, None]).exp() * keys[:, None]).sum(-1)
         gap = torch.where(keys, age_days, torch.inf).amin(1).nan_to_num(0.0, 0.0, 0.0)
-        rates = torch.cat([rates, long_run[:, None], population[:, None]], 1)
-        log_mean, log_size = self.intensity_head(user, rates, gap, horizons)
-        return {"log_mean": log_mean, "log_size": log_size, "long_run_rate": long_run}
+        done = torch.cat([decayed, torch.stack([count, span, gap], 1)], 1)
+        return self.intensity_head(user, done, half_lives, self.population.rate, horizons)
 
     def position_repeats(self, history, segments, same) -> torch.Tensor | None:
         """Gains of items had before, at every position, `(B, T, T)`."""
@@ -2538,17 +2579,6 @@ class InterestModel(InterestPreTrainedModel):
             pairs = F.softplus(-PAIR_SCALE * (grew[:, None] - faded))
             return pairs.sum() / max(pairs.numel(), 1)
 
-    def intensity_loss(self, output, counts, mask) -> torch.Tensor:
-        """Negative binomial, mean `mu` and size `s`: variance `mu + mu^2 / s`."""
-        with torch.autocast(counts.device.type, enabled=False):
-            log_mean, size = output["log_mean"].float(), output["log_size"].float().exp()
-            log_total = torch.logaddexp(log_mean, size.log())
-            loss = (
-                torch.lgamma(size) + torch.lgamma(counts + 1) - torch.lgamma(counts + size)
-                + size * (log_total - size.log()) + counts * (log_total - log_mean)
-            )  # fmt: skip
-            return (loss * mask).sum() / mask.sum().clamp(min=1)
-
     def total_loss(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         total, weights = next(iter(losses.values())).new_zeros(()), self.config.task_weights or {}
         for task, loss in losses.items():
@@ -2570,6 +2600,26 @@ class InterestModel(InterestPreTrainedModel):
             trained = [] if module is None else [part.sum() for part in module.parameters() if part.requires_grad]
             total = total + 0.0 * sum(trained)
         return total
+
+
+def intensity_loss(output: dict, counts: torch.Tensor, mask: torch.Tensor, each: bool = False) -> torch.Tensor:
+    """Negative binomial, mean `mu` and size `s`: variance `mu + mu^2 / s`; zero-inflated where absence is told (Lambert 1992). The mean
+    over the windows of the mask, or `each` of them, 0 outside."""
+    with torch.autocast(counts.device.type, enabled=False):
+        log_mean, size, absence = output["log_mean"], output["log_size"].exp(), output.get("absence")
+        if absence is not None:
+            log_mean = log_mean - F.logsigmoid(-absence)
+        log_total = torch.logaddexp(log_mean, size.log())
+        loss = (
+            torch.lgamma(size) + torch.lgamma(counts + 1) - torch.lgamma(counts + size)
+            + size * (log_total - size.log()) + counts * (log_total - log_mean)
+        )  # fmt: skip
+        if absence is not None:
+            loss = loss - F.logsigmoid(-absence)
+            loss = torch.where(counts > 0, loss, -torch.logaddexp(F.logsigmoid(absence), -loss))
+        if each:
+            return loss * mask
+        return (loss * mask).sum() / mask.sum().clamp(min=1)
 
 
 def share_loss(log_conditional: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -181,6 +181,8 @@ class ModelPredictor:
             if output.intensity is not None:
                 put(rows, "intensity", output.intensity[:, columns])
                 put(rows, "intensity_dispersion", output.intensity_dispersion[:, columns])
+            if output.absence is not None:
+                put(rows, "absence", output.absence[:, columns])
         if "reference" in answer:
             reference = answer.pop("reference")
             answer["change_rate"] = answer["own_change_rate"] if observed is None else rate(reference, observed)

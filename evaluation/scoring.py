@@ -247,9 +247,10 @@ def score_intensity(
     seed: int,
     name: str,
     sizes: np.ndarray | None = None,
+    absence: np.ndarray | None = None,
 ) -> Score:
     """Deviances and errors of expected counts `(Q, H)`, averages over horizons of means over users; with the `sizes (Q, H)` of
-    their negative binomials also `coverage_80`."""
+    their negative binomials, zero-inflated by the chances of `absence (Q, H)` if given, also `coverage_80`."""
     means = np.asarray(means)
     if means.shape != cases.totals.shape:
         raise ValueError(f"{name}: intensities have shape {means.shape}, expected {cases.totals.shape}")
@@ -278,18 +279,22 @@ def score_intensity(
     drawn = drawn.reshape(len(drawn), len(columns), len(names)).mean(1)
     score = Score(figures, dict(zip(names, drawn.T, strict=True)))
     if sizes is not None:
-        inside = inside_count_interval(cases, means, sizes, seed)
+        inside = inside_count_interval(cases, means, sizes, seed, absence)
         _add_coverage(score, cases, inside[:, :, None], replicates, seed)
     return score
 
 
-def inside_count_interval(cases: ForecastCases, means: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
-    """Whether what people did lies in the central 80 % of negative binomials of means and sizes `(Q, H)`: 1.0, 0.0, or NaN where
-    fewer than five events are expected."""
+def inside_count_interval(
+    cases: ForecastCases, means: np.ndarray, sizes: np.ndarray, seed: int, absence: np.ndarray | None = None
+) -> np.ndarray:
+    """Whether what people did lies in the central 80 % of negative binomials of means and sizes `(Q, H)`, zero-inflated by `absence`: 1.0,
+    0.0, or NaN where fewer than five events are expected."""
     cell = cases.mask & (means >= ENOUGH)
     transforms = np.full(means.shape, np.nan)
     random = np.random.default_rng(seed)
-    transforms[cell] = negative_binomial_pit(cases.totals[cell], means[cell], np.asarray(sizes)[cell], random)
+    away = np.zeros(means.shape) if absence is None else np.asarray(absence, np.float64)
+    given = (part[cell] for part in (cases.totals, means, np.asarray(sizes)))
+    transforms[cell] = negative_binomial_pit(*given, random, away[cell])
     return covered(transforms)
 
 

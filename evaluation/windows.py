@@ -198,8 +198,8 @@ def _model_forecast(run: Run, cases: ForecastCases) -> dict | None:
                 score.figures[OWN] = run.own_change.figures
             run.add(group, MODEL, score)
         else:
-            sizes = answer.get("intensity_dispersion")
-            run.add(group, MODEL, score_intensity(cases, answer[key], run.replicates, run.seed, MODEL, sizes))
+            spread = answer.get("intensity_dispersion"), answer.get("absence")
+            run.add(group, MODEL, score_intensity(cases, answer[key], run.replicates, run.seed, MODEL, *spread))
     if MODEL not in run.scores.get("future", {}):
         return answer
     _control(run, "shuffled_history", cases, run.predictor.forecast(shuffled(cases, run.log, run.seed)))

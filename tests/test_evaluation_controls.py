@@ -45,6 +45,11 @@ def test_a_pit_lies_between_the_steps_of_scipys_distribution(seed, kappa):
     found = negative_binomial_pit(counts, means, sizes, rng)
     exact = scipy.stats.nbinom(sizes, sizes / (sizes + means))
     assert (found >= exact.cdf(counts - 1) - 1e-9).all() and (found <= exact.cdf(counts) + 1e-9).all()
+    absence = rng.uniform(0, 0.9, 20_000)
+    means = (1 - absence) * 8.0
+    counts = np.where(rng.random(20_000) < absence, 0, rng.negative_binomial(1.5, 1.5 / 9.5, 20_000))
+    inflated = negative_binomial_pit(counts, means, np.full(20_000, 1.5), rng, absence)
+    assert scipy.stats.kstest(inflated, "uniform").pvalue > 1e-4
 
 
 def test_pits_of_draws_from_the_forecast_are_uniform_and_others_are_not():
@@ -143,6 +148,10 @@ def test_intensity_tells_the_coverage_of_its_negative_binomial(cases):
     narrow = score_intensity(cases, means, 20, 0, "model", np.full_like(means, 500.0)).figures
     assert right.figures["coverage_80"] == pytest.approx(0.8, abs=0.1) and len(right.replicates["coverage_80"]) == 20
     assert narrow["coverage_80"] < 0.6 and narrow["coverage_cells"] == means.size
+    away = np.where(rng.random(means.shape) < 0.4, 0, drawn).astype(np.float32)
+    spread = np.full_like(means, 2.0), np.full_like(means, 0.4)
+    inflated = score_intensity(replace(cases, totals=away), 0.6 * means, 0, 0, "model", *spread).figures
+    assert inflated["coverage_80"] == pytest.approx(0.8, abs=0.1)
     assert "coverage_80" not in score_intensity(cases, means, 0, 0, "baseline").figures
 
 

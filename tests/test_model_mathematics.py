@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 from scipy.stats import dirichlet_multinomial, nbinom
 from topic_shares import draw_topics
 from transformers import BertConfig
@@ -21,6 +22,7 @@ from interest_lm.modeling_interest import (
     InterestDropout,
     attend,
     group_log_softmax,
+    intensity_loss,
     shares_moments,
 )
 from interest_lm.taxonomy_interest import DomainTree
@@ -45,7 +47,7 @@ def stirred_model(shape: list[int], seed: int, **more) -> InterestModel:
         domains=tree_of(shape).nodes,
         max_history=9,
         num_topics=3,
-        **more,
+        **{"use_rate_prior": True, "use_absence": True, **more},
     )
     torch.manual_seed(seed)
     model = InterestModel(config).eval()
@@ -130,6 +132,39 @@ def test_calibrated_intensity_is_linear_in_the_logs_of_its_parts(seed, weights):
 
 
 @settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), days=st.lists(st.floats(0.1, 900), min_size=1, max_size=12), learned=st.booleans())
+def test_a_rate_lies_between_what_was_done_and_what_it_is_pulled_to(seed, days, learned):
+    """Gamma posteriors: the stronger the pull, the nearer the long run is to everybody's rate, and what decays to the long run."""
+    head = stirred_model([2], seed, use_rate_prior=learned).intensity_head
+    assert (head.strength is not None) == learned
+    ages = torch.tensor([sorted(days, reverse=True)])
+    half_lives, population = torch.tensor([7.0, 30.0, 120.0]), torch.tensor([0.4])
+    events, span = torch.tensor([float(len(days))]), ages[:, 0]
+
+    weight = 2 ** (-ages / half_lives[:, None])
+
+    def ask():
+        with torch.no_grad():
+            return head.rates(weight.sum(1)[None], events, span, half_lives, population)[0]
+
+    rates = ask()
+    own = weight.sum(1) / (half_lives / np.log(2) * (1 - 2 ** (-span / half_lives)))
+    long_run = rates[3]
+    between = (rates[:3] - own) * (rates[:3] - long_run)
+    assert (between <= 1e-5 * own * long_run).all() and rates[4] == population
+    if not learned:
+        assert float(long_run) == pytest.approx(float((events + 1) / (span + 1 / population)), rel=1e-5)
+        return
+    with torch.no_grad():
+        head.strength[1] = 0.0
+        head.strength[0], head.strength[2:] = 20.0, 20.0
+    torch.testing.assert_close(ask(), population.expand(5), rtol=1e-3, atol=0)
+    with torch.no_grad():
+        head.strength[0], head.strength[2:] = -20.0, -20.0
+    torch.testing.assert_close(ask()[:4], torch.cat([own, events / span]), rtol=1e-3, atol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=4), seed=st.integers(0, 10**6))
 def test_sums_and_change_rates_are_exact(shape, seed):
     model = stirred_model(shape, seed)
@@ -150,6 +185,7 @@ def test_sums_and_change_rates_are_exact(shape, seed):
     expected = (p * (1 + r) / (1 - r))[moderate]
     torch.testing.assert_close(f[:, reference][moderate], expected, atol=1e-5, rtol=1e-3)
     assert (output.concentration > 0).all() and (output.intensity > 0).all()
+    assert (output.absence > 0).all() and (output.absence < 1).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -166,7 +202,7 @@ def test_forecasts_at_any_horizon(horizons, known, seed):
     with torch.no_grad():
         usual, asked = model(**batch), model(**batch, horizons=torch.tensor([*horizons, *map(float, known)]))
     number = len(horizons)
-    names = ("future_interest", "concentration", "intensity", "intensity_dispersion")
+    names = ("future_interest", "concentration", "intensity", "intensity_dispersion", "absence")
     for name in names:
         assert asked[name].shape[1] == number + len(known)
         torch.testing.assert_close(asked[name][:, number:], usual[name], atol=1e-6, rtol=1e-5, msg=name)
@@ -241,12 +277,16 @@ def test_dirichlet_multinomial_equals_scipy(seed, kappa):
 
 
 @settings(max_examples=25, deadline=None)
-@given(mean=st.floats(0.05, 50), size=st.floats(0.2, 50), count=st.integers(0, 60))
-def test_negative_binomial_equals_scipy(mean, size, count):
-    model = stirred_model([2], 0, horizons=[1.0], reference_horizon=1.0)
+@given(mean=st.floats(0.05, 50), size=st.floats(0.2, 50), count=st.integers(0, 60), absence=st.floats(0.001, 0.95))
+def test_negative_binomial_equals_scipy(mean, size, count, absence):
+    """Zero-inflated, too; the mean is that of all."""
     output = {"log_mean": torch.tensor([[np.log(mean)]]), "log_size": torch.tensor([[np.log(size)]])}
-    loss = model.intensity_loss(output, torch.tensor([[float(count)]]), torch.ones(1, 1, dtype=torch.bool))
-    assert float(loss) == pytest.approx(-nbinom.logpmf(count, size, size / (size + mean)), rel=1e-3, abs=1e-3)
+    asked = torch.tensor([[float(count)]]), torch.ones(1, 1, dtype=torch.bool)
+    expected = nbinom.pmf(count, size, size / (size + mean))
+    assert float(intensity_loss(output, *asked)) == pytest.approx(-np.log(expected), rel=1e-3, abs=1e-3)
+    output["absence"] = torch.tensor([[logit(absence)]]).float().clamp(-12, 7)
+    expected = (1 - absence) * nbinom.pmf(count, size, size / (size + mean / (1 - absence))) + absence * (count == 0)
+    assert float(intensity_loss(output, *asked)) == pytest.approx(-np.log(expected), rel=1e-3, abs=1e-3)
 
 
 @settings(max_examples=20, deadline=None)

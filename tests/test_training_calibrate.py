@@ -14,13 +14,12 @@ from interest_lm import InterestModel
 from interest_lm.evaluation.cases import forecast_cases
 from interest_lm.evaluation.folds import fold
 from interest_lm.evaluation.scoring import score_future, score_intensity
+from interest_lm.training import calibrate as calibrating
 from interest_lm.training.calibrate import (
     LEAST_SCALE,
-    RATE_BOUNDS,
     apply_calibration,
     calibrate,
     fit_concentration,
-    fit_rate,
     shift_that_holds,
     sure_scale,
 )
@@ -35,7 +34,12 @@ def parts(tiny_bert):
     log = make_log(users=12)
     torch.manual_seed(0)
     model = InterestModel.from_text_pretrained(
-        str(tiny_bert), domains=log.tree, hidden_size=16, horizons=list(HORIZONS), reference_horizon=8.0
+        str(tiny_bert),
+        domains=log.tree,
+        hidden_size=16,
+        horizons=list(HORIZONS),
+        reference_horizon=8.0,
+        use_absence=True,
     )
     return log, model
 
@@ -90,43 +94,54 @@ def test_applying_changes_concentrations_and_no_forecast(parts):
         before = model.eval()(**batch)
         apply_calibration(model, None)
         assert torch.equal(model(**batch).concentration, before.concentration)
-        apply_calibration(model, {"shares": [-0.5, 0.2], "intensity": -1.5})
+        apply_calibration(model, {"shares": [-0.5, 0.2], "intensity": None})
         after = model(**batch)
     assert torch.equal(before.future_interest, after.future_interest)
-    if model.intensity_head is not None:
-        assert torch.equal(before.intensity, after.intensity)
-        torch.testing.assert_close(after.intensity_dispersion, before.intensity_dispersion * np.exp(-1.5))
+    assert torch.equal(before.intensity, after.intensity)
     expected = np.exp(-0.5 + 0.2 * np.log(np.array(HORIZONS) / 8.0))
     np.testing.assert_allclose((after.concentration / before.concentration)[0].T[0], expected, rtol=1e-4)
     assert head.concentration[1].equal(torch.full_like(head.concentration[1], float(np.log(20.0))))
 
 
 class Sure:
-    """A predictor of drawn windows whose concentrations and sizes are e^2 times what they were drawn with; a tenth of the windows holds
-    another interest than all others, as no Dirichlet does."""
+    """A predictor of drawn windows whose concentrations are e^2 times what they were drawn with; a tenth of the windows holds another
+    interest than all others, as no Dirichlet does."""
 
     def __init__(self, model, log, people: int = 500):
-        self.model, tree, rng = model, log.tree, np.random.default_rng(1)
-        cases, shares = drawn_cases(log, (20.0, 20.0), people)
+        self.model, tree = model, log.tree
+        self.cases, shares = drawn_cases(log, (20.0, 20.0), people)
         odd = np.arange(people) < people // 10
-        cases.counts[odd] = np.roll(cases.counts, 1, axis=0)[odd]
-        means = rng.uniform(10, 30, (people, len(HORIZONS)))
-        counts = rng.negative_binomial(4.0, 4.0 / (4.0 + means)).astype(np.float32)
-        self.cases = replace(cases, totals=counts)
+        self.cases.counts[odd] = np.roll(self.cases.counts, 1, axis=0)[odd]
         kappa = np.full(shares.shape, 20 * np.e**2, np.float32)
-        sizes = np.full(means.shape, 4 * np.e**2)
-        self.answer = {"future": shares, "concentration": kappa, "intensity": means, "intensity_dispersion": sizes}
+        self.answer = {"future": shares, "concentration": kappa}
         self.tree = tree
 
     def forecast(self, cases):
         return self.answer
 
 
-def test_intervals_hold_on_the_windows_that_they_are_calibrated_on(parts):
+class Counted:
+    """In place of an [`IntensityFit`]: negative binomials whose sizes are e^2 times what the cases' totals were drawn with."""
+
+    def __init__(self, predictor, cases):
+        random = np.random.default_rng(1)
+        self.means = random.uniform(10, 30, cases.totals.shape)
+        cases.totals[:] = random.negative_binomial(4.0, 4.0 / (4.0 + self.means))
+        cases.totals[random.random(cases.totals.shape) < 0.3] = 0
+
+    def negative_binomials(self, numbers):
+        absence, means = np.full(self.means.shape, 0.3), 0.7 * self.means
+        return means, np.full(means.shape, np.exp(numbers["dispersion"][0])), absence
+
+
+def test_intervals_hold_on_the_windows_that_they_are_calibrated_on(parts, monkeypatch):
     log, model = parts
     sure = Sure(model, log)
+    made: list[Counted] = []
+    monkeypatch.setattr(calibrating, "IntensityFit", lambda *given: made.append(Counted(*given)) or made[-1])
+    monkeypatch.setattr(calibrating, "fit_intensity", lambda fit: {"dispersion": [np.log(4.0) + 2], "network": [1.0]})
     found = calibrate(sure, SimpleNamespace(fold=True, forecast=sure.cases, log=log))
-    assert found["intensity"] == pytest.approx(-2.0, abs=0.5)
+    assert found["intensity"]["dispersion"][0] == pytest.approx(np.log(4.0), abs=0.5)
     level, slope = found["shares"]
     relative = np.log(np.array(HORIZONS) / 8.0)[None, :, None]
     answer = sure.answer
@@ -134,95 +149,13 @@ def test_intervals_hold_on_the_windows_that_they_are_calibrated_on(parts):
     assert score_future(*given, answer["concentration"]).figures["coverage_80"] < 0.7
     calibrated = answer["concentration"] * np.exp(level + slope * relative)
     assert score_future(*given, calibrated).figures["coverage_80"] == pytest.approx(0.8, abs=0.01)
-    sizes = answer["intensity_dispersion"] * np.exp(found["intensity"])
-    intensity = score_intensity(sure.cases, answer["intensity"], 0, 0, "model", sizes)
-    assert intensity.figures["coverage_80"] == pytest.approx(0.8, abs=0.01)
-
-
-def drawn_rates(people: int, seed: int):
-    """Counts of two horizons, and what four parts say of their rates: statistics far apart, a network that is chance, a pause that counts for
-    twice what it should, a long run."""
-    random = np.random.default_rng(seed)
-    days = np.array([1.0, 7.0])
-    base, network, pause, long_run = (scale * random.normal(size=(people, 1)) for scale in (0.7, 0.3, 0.6, 0.7))
-    true = -1.0 + base + pause + 0.0 * days
-    counts = random.negative_binomial(0.7, 0.7 / (0.7 + np.exp(true) * days)).astype(np.float32)
-    parts = np.stack([part + 0 * days for part in (1.0 + base, network, 2 * pause, long_run)], -1)
-    return counts, parts, days, np.exp(true) * days
-
-
-def test_expected_counts_come_to_what_happened():
-    """Poisson's means add up whatever the counts' distribution."""
-    counts, parts, days, true = drawn_rates(4000, 0)
-    everybody = np.ones(counts.shape, bool)
-    shift, *slopes = fit_rate(counts, parts, days, everybody)
-    better = days * np.exp(shift + parts @ np.array(slopes))
-    assert better.sum() == pytest.approx(counts.sum(), rel=1e-3)
-    assert slopes == pytest.approx([1.0, 0.2, 0.55, 0.0], abs=0.2)
-    before = days * np.exp(parts @ np.array([1.0, 1.0, 1.0, 0.0]))
-    assert np.abs(np.log(better / true)).mean() < 0.3 * np.abs(np.log(before / true)).mean()
-    # windows that are not observed say nothing
-    mask = everybody.copy()
-    mask[:, 1] = False
-    assert fit_rate(np.where(mask, counts, 1e6), parts, days, mask)[1:] == pytest.approx(slopes, abs=0.3)
-    # what is right stays, and where nothing happened nothing is known
-    right = np.stack([np.log(true / days), *np.zeros((3, *true.shape))], -1)
-    assert fit_rate(counts, right, days, everybody) == pytest.approx([0.0, 1.0, 1.0, 1.0, 0.0], abs=0.06)
-    assert fit_rate(0 * counts, parts, days, everybody) is None
-
-
-def test_a_part_that_hardly_says_anything_is_not_blown_up():
-    """The network goes on learning after its weight is fitted: what is a hundredth of a nat now may be half a nat then."""
-    counts, parts, days, true = drawn_rates(4000, 1)
-    parts[..., 1] = -0.01 * np.log(true / days)
-    parts[..., 2] *= -1
-    everybody = np.ones(counts.shape, bool)
-    shift, *slopes = fit_rate(counts, parts, days, everybody)
-    assert all(least <= slope <= most for slope, (least, most) in zip(slopes, RATE_BOUNDS, strict=True)), slopes
-    assert 0 <= slopes[1] <= 1 and slopes[2] < 0
-    assert (days * np.exp(shift + parts @ np.array(slopes))).sum() == pytest.approx(counts.sum(), rel=1e-3)
-
-
-def test_few_people_weigh_the_parts_less():
-    counts, parts, days, _ = drawn_rates(4000, 1)
-    everybody = np.ones(counts.shape, bool)
-    some = [slice(start, start + 60) for start in range(0, 1200, 60)]
-    few = [fit_rate(counts[part], parts[part], days, everybody[part]) for part in some]
-    assert fit_rate(counts, parts, days, everybody)[3] < 0.65 < np.mean([found[3] for found in few])
-    # with fewer than thirty who did anything the level alone
-    for found, part in [(fit_rate(counts[:25], parts[:25], days, everybody[:25]), slice(25))]:
-        assert found[1:] == [1.0, 1.0, 1.0, 0.0]
-        means = days * np.exp(found[0] + parts[part] @ np.array([1.0, 1.0, 1.0, 0.0]))
-        assert means.sum() == pytest.approx(counts[part].sum(), rel=1e-3)
-
-
-def test_expected_counts_are_calibrated_with_their_intervals(parts):
-    log, model = parts
-    sure = Sure(model, log)
-    right, days = sure.answer["intensity"], np.array(HORIZONS)
-    forecast = sure.forecast
-
-    def answer(cases):
-        """Three times too many, all of it what the statistics say."""
-        alone = model.config.intensity_calibration
-        said = 3 * right if alone is None or alone[1] else np.broadcast_to(days, right.shape)
-        return forecast(cases) | {"intensity": said}
-
-    sure.forecast = answer
-    found = calibrate(sure, SimpleNamespace(fold=True, forecast=sure.cases, log=log))
-    assert model.config.intensity_calibration is None
-    means = days * np.exp(found["rate"][0] + found["rate"][1] * np.log(3 * right / days))
-    np.testing.assert_allclose(means, right, rtol=0.2)
-    sizes = sure.answer["intensity_dispersion"] * np.exp(found["intensity"])
-    figures = score_intensity(sure.cases, means, 0, 0, "model", sizes).figures
-    assert figures["coverage_80"] == pytest.approx(0.8, abs=0.01)
-    try:
-        apply_calibration(model, found)
-        assert model.config.intensity_calibration == found["rate"]
-    finally:
-        undone = [-shift for shift in found["shares"]]
-        apply_calibration(model, {"shares": undone, "intensity": -found["intensity"]})
-    assert model.config.intensity_calibration is None
+    means, *spread = made[0].negative_binomials(found["intensity"])
+    assert score_intensity(sure.cases, means, 0, 0, "model", *spread).figures["coverage_80"] == pytest.approx(
+        0.8, abs=0.02
+    )
+    monkeypatch.setattr(calibrating, "fit_intensity", lambda fit: None)
+    again = calibrate(sure, SimpleNamespace(fold=True, forecast=sure.cases, log=log))
+    assert again == {"shares": found["shares"], "intensity": None}
 
 
 def test_few_counts_shift_nothing_and_no_shift_is_endless():

@@ -76,20 +76,27 @@ def test_a_refit_makes_no_forecast_surer(data, tiny_bert, tmp_path, monkeypatch)
 
     def sure(model) -> list[torch.Tensor]:
         head, sizes = model.domain_head, model.intensity_head.dispersion
-        parts = (head.concentration, head.concentration_slope, sizes, head.node.weight)
+        away = model.intensity_head.absence, model.intensity_head.absence_slopes
+        parts = (head.concentration, head.concentration_slope, sizes, *away, head.node.weight)
         return [part.detach().clone() for part in parts]
 
     def watched(trainer, *rest):
         seen["before"] = sure(trainer.interest_model)
-        seen["rate"] = trainer.interest_model.config.intensity_calibration
+        seen["level"] = trainer.interest_model.intensity_head.level.tolist()
+        seen["network"] = trainer.interest_model.config.intensity_calibration
         return original(trainer, *rest)
 
     monkeypatch.setattr(run, "refit", watched)
-    found = {"shares": [-0.5, 0.1], "rate": [0.2, 0.9, 1.0, 1.0, 0.1], "intensity": -0.3}
+    head = {"level": [0.3, -0.2, 0.1, 0.0], "strength": [0.1, 0.2, 0.3, 0.4, 0.5], "network": [0.75]}
+    found = {"shares": [-0.5, 0.1], "intensity": head}
     monkeypatch.setattr(run, "calibrate", lambda predictor, validation: found)
     out = run.train(arguments(data, tmp_path / "out", tiny_bert))
     # what corrects expected counts is not there while it trains, which would undo it
-    assert seen["rate"] is None and out["model"].config.intensity_calibration == [0.2, 0.9, 1.0, 1.0, 0.1]
+    model = out["model"]
+    assert seen["network"] is None and model.config.intensity_calibration == [0.0, 1.0, 0.75, 1.0, 0.0]
+    assert seen["level"] != pytest.approx(head["level"])
+    assert model.intensity_head.level.tolist() == pytest.approx(head["level"])
+    assert model.intensity_head.strength.tolist() == pytest.approx(head["strength"])
     assert out["training"]["refit_steps"]
     *before, node = seen["before"]
     *after, moved = sure(out["model"])

@@ -58,7 +58,7 @@ def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkey
     monkeypatch.setattr(run, "check_change", lambda predictor, validation: {"reliable": False})
     scales = []
     monkeypatch.setattr(run, "sure_scale", lambda predictor, validation: 0.75)
-    rate = {"shares": [0.0, 0.0], "rate": [0.2, 0.9, 1.0, 1.0, 0.1], "intensity": 0.0}
+    rate = {"shares": [0.0, 0.0], "intensity": {"gap": [0.25, -0.5], "network": [0.9]}}
     monkeypatch.setattr(run, "calibrate", lambda predictor, validation: rate)
     monkeypatch.setattr(
         run, "refit", lambda trainer, *rest: scales.append(trainer.interest_model.config.residual_scale) or 1
@@ -88,7 +88,8 @@ def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkey
     assert beside.config.domain_temperature == loaded.config.domain_temperature
     # the refit trains with all of what the network says
     assert scales == [1.0] and beside.config.residual_scale == loaded.config.residual_scale == 0.75
-    assert beside.config.intensity_calibration == loaded.config.intensity_calibration == [0.2, 0.9, 1.0, 1.0, 0.1]
+    assert beside.config.intensity_calibration == loaded.config.intensity_calibration == [0.0, 1.0, 0.9, 1.0, 0.0]
+    assert loaded.intensity_head.gap.tolist() == [0.25, -0.5]
     merged = PeftModel.from_pretrained(beside, tmp_path / "out" / "adapter").merge_and_unload()
     for key, value in merged.state_dict().items():
         torch.testing.assert_close(value, loaded.state_dict()[key], atol=1e-6, rtol=1e-5, msg=key)

@@ -31,6 +31,7 @@ def prior_parameters(model: InterestModel) -> list[torch.nn.Parameter]:
     if model.intensity_head is not None:
         head = model.intensity_head
         parameters += [head.mixture, head.level, head.dispersion, head.gap]
+        parameters += [part for part in (head.strength, head.absence, head.absence_slopes) if part is not None]
     return parameters
 
 

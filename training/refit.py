@@ -65,7 +65,10 @@ def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal, support:
         for parameter in (model.domain_head.concentration, model.domain_head.concentration_slope):
             parameter.requires_grad_(False)
     if model.intensity_head is not None:
-        model.intensity_head.dispersion.requires_grad_(False)
+        head = model.intensity_head
+        for parameter in (head.dispersion, head.absence, head.absence_slopes):
+            if parameter is not None:
+                parameter.requires_grad_(False)
     before = WeightAverage()
     tuned = trainer.accelerator.unwrap_model(trainer.model)
     before.average = {name: value.clone() for name, value in before.trained(tuned).items()}

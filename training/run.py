@@ -38,6 +38,7 @@ from .derive import (
     usual_dropout,
     usual_width,
 )
+from .intensity import apply_intensity
 from .prior import fit_prior
 from .refit import refit, with_validation
 from .reliable import check_change
@@ -118,7 +119,7 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
     settings["task_weights"] = args.lambdas()
     settings["num_neighbours"] = min(args.num_neighbours, max(len(items) - 1, 0))
     settings["use_newcomers"] = bool(settings["num_neighbours"])
-    settings["use_reputation"] = True
+    settings["use_reputation"] = settings["use_rate_prior"] = settings["use_absence"] = True
     model = InterestModel.from_text_pretrained(args.backbone, num_items=len(items), **settings)
     if model.item_tower.identity is not None:
         with torch.no_grad():
@@ -373,21 +374,18 @@ def train(
     apply_calibration(model, training["calibration"])
     training["refit_steps"] = 0
     if refits and fits:
-        rate, config.residual_scale, config.intensity_calibration = (
-            config.intensity_calibration,
-            1.0,
-            None,
-        )  # trains whole
+        config.residual_scale = 1.0  # trains whole, and intensity with the numbers that it trained with
         support = ((training["blend"] or {}).get("popularity") or {}).get("support", 1)
         training["refit_steps"] = refit(trainer, minutes * args.refit_share, stop, support)
         interrupted = training["interrupted"] = stop.caught is not None
-        config.residual_scale, config.intensity_calibration = scale, rate
+        config.residual_scale = scale
         tensors = builder.tensors
         if training["refit_steps"]:
             refit_blend(model, tensors, training["blend"])
             fill_reputation(model, tensors, training["reputation"])
         if live:
             tensors.refresh(model)
+    apply_intensity(model, (training["calibration"] or {}).get("intensity"))
     training["minutes"] = round(budget.elapsed / 60, 2)
     if not trainer.is_world_process_zero():
         return {"training": training}

@@ -59,11 +59,18 @@ def beta_binomial_pit(
 
 
 def negative_binomial_pit(
-    counts: np.ndarray, means: np.ndarray, sizes: np.ndarray, random: np.random.Generator
+    counts: np.ndarray,
+    means: np.ndarray,
+    sizes: np.ndarray,
+    random: np.random.Generator,
+    absence: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """The same of counts `(n,)` that are negative binomial with these means and sizes (variance `m + m^2 / s`)."""
+    """The same of counts `(n,)` that are negative binomial with these means and sizes (variance `m + m^2 / s`), and 0 with the chance of
+    `absence` on top; the means are those of all."""
+    means = means / (1 - absence)
     chance = sizes / (sizes + means)
     below, up_to = nbinom.cdf(counts - 1, sizes, chance), nbinom.cdf(counts, sizes, chance)
+    below, up_to = np.where(counts > 0, absence + (1 - absence) * below, 0.0), absence + (1 - absence) * up_to
     return below + random.random(len(counts)) * (up_to - below)
 
 
