@@ -712,8 +712,9 @@ class InterestStatistics(nn.Module):
     """The statistical prior: decayed counts with learned half-lives, population, same time of the week, mixed per level.
 
     Gives log conditional shares among siblings. Component j of domain d under parent g is the Dirichlet posterior
-    `(c_jd + a_jg b_d) / (c_jg + a_jg)`, its base `b` a learned mix of the long-run and the recent population. What [`InterestTopics`]
-    say is mixed in, too, where there are any.
+    `(c_jd + a_jg b_d) / (c_jg + a_jg)`, its base `b` a learned mix of the long-run and the recent population. Where there are
+    [`InterestTopics`], the base has a part of what they say of all that a person did, which is a component of its own, too, and with
+    `own_topics` of what they say of the counts of component j.
     """
 
     def __init__(
@@ -724,6 +725,7 @@ class InterestStatistics(nn.Module):
         kernels: int = 3,
         calendar: bool = True,
         topics: bool = False,
+        own_topics: bool = False,
     ):
         super().__init__()
         self.initial = config.half_lives_events or [], config.half_lives_days or []
@@ -737,6 +739,7 @@ class InterestStatistics(nn.Module):
         self.strength = nn.Parameter(torch.empty(counts + 1))
         self.group_strength = nn.Parameter(torch.empty(groups))
         self.population_mix = nn.Parameter(torch.empty(tree.num_levels))
+        self.topic_pull = nn.Parameter(torch.empty(1 + own_topics, tree.num_levels)) if topics else None
         self.mixture = nn.Parameter(torch.empty(kernels, tree.num_levels, self.num_components))
         self.kernel_strength = nn.Parameter(torch.empty(kernels))
         self.hour_width = nn.Parameter(torch.empty(2))
@@ -750,6 +753,8 @@ class InterestStatistics(nn.Module):
         init.constant_(self.strength, math.log(5.0))
         init.zeros_(self.group_strength)
         init.zeros_(self.population_mix)
+        if self.topic_pull is not None:
+            init.constant_(self.topic_pull, -0.5)
         init.zeros_(self.mixture)
         init.constant_(self.kernel_strength, 0.33)
         init.copy_(self.hour_width, torch.tensor([math.log(2.0), 1.0]))
@@ -777,27 +782,37 @@ class InterestStatistics(nn.Module):
         and how many events of its parent each count of a domain is taken from `(M, J', K)`, the undecayed one last.
 
         Args: counts of the band `(M, J', K)`, weighed by [`decays`]; older `(M, K)` counts from before the band; population
-        `(M, 2 + F, K)` absolute shares, long-run, recent and others that are not read; topics `(M, K)` absolute shares, 0 for
-        domains that they do not know, which keep their posterior.
+        `(M, 2 + F, K)` absolute shares, long-run, recent and others that are not read; topics `(M, J', K)` absolute shares, what each
+        count says, or `(M, 1, K)`, what the undecayed ones say, 0 for domains that they do not know.
         """
         # the undecayed counts come last
         counts = torch.cat([counts[:, :-1], counts[:, -1:] + older[:, None]], 1)
         population = population[:, :2] + 1e-5
         base = population / group_sum(population, self.group, self.num_groups)[..., self.group]
         mix = self.population_mix.sigmoid()[self.depth]
-        pull = mix * base[:, 0] + (1 - mix) * base[:, 1]
+        pull = (mix * base[:, 0] + (1 - mix) * base[:, 1])[:, None]
         strength = (self.strength[:, None] + self.group_strength).exp()[:, self.group]
         total = group_sum(counts, self.group, self.num_groups)
-        shares = (counts + strength * pull[:, None]) / (total[..., self.group] + strength)
-        parts = [shares, base]
+        within = None
         if topics is not None:
-            known, posterior = topics > 0, shares[:, -1]
-            within = topics / group_sum(topics, self.group, self.num_groups)[:, self.group].clamp(min=1e-9)
-            rest = 1 - group_sum(posterior * ~known, self.group, self.num_groups)[:, self.group]
-            parts.insert(1, torch.where(known, within * rest, posterior).clamp(min=1e-6)[:, None])
+            within = topics / group_sum(topics, self.group, self.num_groups)[..., self.group].clamp(min=1e-9)
+            known = total[..., :1] / (total[..., :1] + 1)  # topics of next to no events say nothing
+            for place, weight in enumerate(self.topic_pull.sigmoid()[:, self.depth]):
+                of, weight = within if place else within[:, -1:], weight * (known if place else known[:, -1:])
+                pull = weight * self.completed(of, pull) + (1 - weight) * pull
+        shares = (counts + strength * pull) / (total[..., self.group] + strength)
+        parts = [shares, base]
+        if within is not None:
+            parts.insert(1, self.completed(within[:, -1:], shares[:, -1:]))
         components = torch.cat(parts, 1)
         mixed = torch.einsum("kdj,mjd->mkd", self.mixture.softmax(-1)[:, self.depth], components)
         return shares[:, -1].log(), mixed.log(), components.log(), total[..., self.group]
+
+    def completed(self, within: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """What topics say `within` siblings `(M, J, K)`; domains that they do not know have the shares of `others`."""
+        known = within > 0
+        rest = 1 - group_sum(others * ~known, self.group, self.num_groups)[..., self.group]
+        return torch.where(known, within * rest, others).clamp(min=1e-6)
 
 
 class InterestTopics(nn.Module):
@@ -876,7 +891,8 @@ class InterestDomainHead(nn.Module):
         tree = DomainTree(config.domains or [])
         size, self.num_groups = config.hidden_size, len(tree) + 1
         self.topics = InterestTopics(config, tree) if config.num_topics else None
-        self.statistics = InterestStatistics(config, tree, topics=self.topics is not None)
+        topics = self.topics is not None
+        self.statistics = InterestStatistics(config, tree, topics=topics, own_topics=topics)
         reads = config.trajectory_half_lives is not None
         self.trajectory = InterestTrajectory(config, self.statistics) if reads else None
         text_size = text_width(config)
@@ -919,9 +935,14 @@ class InterestDomainHead(nn.Module):
         init.constant_(self.concentration, math.log(20.0))
         init.copy_(self.concentration_slope, torch.tensor([0.0, 0.3]))
 
-    def topics_of(self, counts: torch.Tensor, older: torch.Tensor) -> torch.Tensor | None:
-        """What the topics say of all that people did, `(M, K)`; counts and older as in [`InterestStatistics`], the undecayed ones last."""
-        return None if self.topics is None else self.topics(counts[:, -1] + older)
+    def topics_of(self, counts: torch.Tensor, older: torch.Tensor, each: bool = False) -> torch.Tensor | None:
+        """What the topics say of all that people did, `(M, 1, K)`, or of `each` of the counts `(M, J, K)`; counts and older as in
+        [`InterestStatistics`]."""
+        if self.topics is None:
+            return None
+        undecayed = counts[:, -1:] + older[:, None]
+        counts = torch.cat([counts[:, :-1], undecayed], 1) if each else undecayed
+        return self.topics(counts.flatten(0, 1)).unflatten(0, counts.shape[:2])
 
     def node_vectors(self) -> torch.Tensor:
         return self.name(self.name_embeds).float() + self.node.weight.float()
@@ -941,7 +962,7 @@ class InterestDomainHead(nn.Module):
         """Long-run and future shares at the configured horizons, and behind them at further `horizons (H',)`."""
         group = self.statistics.group
         with torch.autocast(user.device.type, enabled=False):
-            topics = self.topics_of(counts, older)
+            topics = self.topics_of(counts, older, each=True)
             posterior, mixed, components, totals = self.statistics(counts, older, population, topics)
             log_total = totals[:, -1].log1p()
             trajectory = None
@@ -1834,6 +1855,7 @@ class InterestModel(InterestPreTrainedModel):
             wide = value.mean(-1, keepdim=True).repeat(*(1 for _ in value.shape[:-1]), len(new) + 1)
             state[name] = wide.index_copy(-1, groups, value)
         if self.domain_head.topics is not None:
+            by_level |= {f"{head}.statistics.topic_pull": 1 for head in present}
             for name in ("domain_head.topics.leaf_shares", "domain_head.topics.node_shares"):
                 state[name] = state[name].new_zeros(len(state[name]), len(new)).index_copy(1, place, state[name])
         if self.domain_head.trajectory is not None:

@@ -95,10 +95,11 @@ def test_what_topics_do_not_know_keeps_its_posterior():
     random = np.random.default_rng(2)
     counts = torch.from_numpy(random.random((2, statistics.num_counts, len(tree)))).float()
     older, population = torch.zeros(2, len(tree)), torch.full((2, 2, len(tree)), 0.2)
-    topics = head.topics(counts[:, -1])
+    topics = head.topics_of(counts, older, each=True)
+    torch.testing.assert_close(topics[:, -1:], head.topics_of(counts, older))
     for unknown in (None, 1):
         if unknown is not None:
-            topics[:, unknown] = 0
+            topics[..., unknown] = 0
         posterior, _, components, _ = statistics(counts, older, population, topics)
         assert components.shape[1] == statistics.num_components == statistics.num_counts + 3
         said = components[:, statistics.num_counts].exp()
