@@ -151,8 +151,8 @@ class InterestConfig(PreTrainedConfig):
             ends with what its gain on validation is sure of, and trains with 1.
         intensity_calibration (`list[float]`, *optional*):
             `[a, b, c, d, e]`: the log of the expected events a day is a and so much of what the decayed counts, the network and the pause since the
-            last event say of it, and of the log of the person's own long-run rate. Training ends with what validation is sure of,
-            and trains without, which is `[0, 1, 1, 1, 0]`.
+            last event say of it, and of the log of the person's own long-run rate. Fine-tuning ends with `[0, 1, w, 1, 0]`, w what validation
+            says that the network is worth, and trains without, which is `[0, 1, 1, 1, 0]`.
         use_rate_prior (`bool`, *optional*, defaults to `False`):
             How many days a person's rates are pulled towards the long run, and that towards everybody's, is learnt; without it each is
             worth about one event. Fine-tuning sets it.

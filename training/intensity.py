@@ -13,7 +13,7 @@ from ..modeling_interest import InterestIntensityHead, InterestModel, intensity_
 
 
 ENOUGH_PEOPLE = 30  # who did anything
-PULLS = (np.inf, 1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
+PULLS = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
 FOLDS = 5
 NETWORK = "network"  # what is multiplied by what the network says
 
@@ -51,6 +51,10 @@ class IntensityFit:
         state = {name: value.detach().double().cpu() for name, value in self.head.named_parameters()}
         self.residual = {name: state.pop(name) for name in list(state) if name.startswith("residual.")}
         self.trained = state | {NETWORK: torch.ones(1, dtype=torch.float64)}
+        new = InterestIntensityHead(self.head.config)
+        predictor.model._init_weights(new)
+        self.new = {name: value.detach().double() for name, value in new.named_parameters() if name in state}
+        self.new[NETWORK] = torch.zeros(1, dtype=torch.float64)
 
     def output(self, numbers: dict[str, torch.Tensor], rows: np.ndarray | slice = slice(None)) -> dict:
         """What the head says of these cases with these numbers: log mean, log size, log odds of absence, `(Q, H)`."""
@@ -63,34 +67,29 @@ class IntensityFit:
         """Negative log likelihood of what happened, mean over windows."""
         return intensity_loss(self.output(numbers, rows), self.counts[rows], self.mask[rows])
 
-    def numbers(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+    def numbers(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         """The head's numbers from one vector."""
-        parts = flat.split([value.numel() for value in self.trained.values()])
+        parts = values.split([value.numel() for value in self.trained.values()])
         return {name: part.view_as(self.trained[name]) for name, part in zip(self.trained, parts, strict=True)}
 
     def fit(self, rows: np.ndarray, pull: float, start: np.ndarray) -> np.ndarray:
-        """The likeliest numbers of some cases, pulled towards the trained ones; the network counts for 0 to 1 of what it says."""
-        trained = self.flat
-        if not np.isfinite(pull):
-            return trained
+        """The likeliest numbers of some cases, pulled towards those of a new head without a network, which counts for 0 to 1 of what it
+        says."""
+        new = torch.from_numpy(flat(self.new))
 
-        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            found = torch.from_numpy(flat).requires_grad_()
-            value = self.loss(self.numbers(found), rows) + pull / 2 * ((found - torch.from_numpy(trained)) ** 2).sum()
+        def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+            found = torch.from_numpy(values).requires_grad_()
+            value = self.loss(self.numbers(found), rows) + pull / 2 * ((found - new) ** 2).sum()
             (slope,) = torch.autograd.grad(value, found)
             return float(value.detach()), slope.numpy()
 
-        bounds = [*[(None, None)] * (len(trained) - 1), (0.0, 1.0)]
+        bounds = [*[(None, None)] * (len(new) - 1), (0.0, 1.0)]
         return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100}).x
 
-    @property
-    def flat(self) -> np.ndarray:
-        return torch.cat([value.flatten() for value in self.trained.values()]).numpy()
-
     @torch.no_grad()
-    def window_losses(self, flat: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def window_losses(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Negative log likelihood of each person's windows, their mean, `(len(rows),)`."""
-        output = self.output(self.numbers(torch.from_numpy(flat)), rows)
+        output = self.output(self.numbers(torch.from_numpy(values)), rows)
         each = intensity_loss(output, self.counts[rows], self.mask[rows], each=True)
         return (each.sum(1) / self.mask[rows].sum(1).clamp(min=1)).numpy()
 
@@ -102,6 +101,11 @@ class IntensityFit:
         parts = output["log_mean"].exp(), output["log_size"].exp(), None if away is None else away.sigmoid()
         mean, size, absence = (None if part is None else part[:, self.columns].numpy() for part in parts)
         return mean, size, absence
+
+
+def flat(numbers: dict[str, torch.Tensor]) -> np.ndarray:
+    """One vector of all numbers."""
+    return torch.cat([value.flatten() for value in numbers.values()]).numpy()
 
 
 def intensity_head(model: InterestModel) -> InterestIntensityHead:
@@ -116,8 +120,8 @@ def fit_intensity(fit: IntensityFit) -> dict[str, list[float]] | None:
     absence, and how much of the network counts.
 
     Training asks about people while they do things, and as they did in its time; those who are asked later may long have gone, and the
-    log may be slower. Fitted by likelihood on the validation windows, pulled towards what was trained as five-fold cross-validation over
-    people finds best. With the level the means add up to what happened.
+    log may be slower. Fitted by likelihood on the validation windows, pulled towards the numbers of a new head, or left as trained, as
+    five-fold cross-validation over people finds best. With the level the means add up to what happened.
 
     Returns:
         Lists by name for [`apply_intensity`]; None where fewer than thirty people did anything.
@@ -126,15 +130,16 @@ def fit_intensity(fit: IntensityFit) -> dict[str, list[float]] | None:
     if int(((fit.counts * fit.mask).sum(1) > 0).sum()) < ENOUGH_PEOPLE:
         return None
     fold = np.random.default_rng(0).permutation(len(known)) % FOLDS
-    losses = np.zeros((len(PULLS), len(known)))
+    losses = np.zeros((1 + len(PULLS), len(known)))
+    losses[0] = fit.window_losses(flat(fit.trained), known)
     for number in range(FOLDS):
-        found = fit.flat
-        for place, pull in enumerate(PULLS):  # from strong to weak, each from the one before
+        found = flat(fit.new)
+        for place, pull in enumerate(PULLS, 1):  # from strong to weak, each from the one before
             found = fit.fit(known[fold != number], pull, found)
             losses[place, fold == number] = fit.window_losses(found, known[fold == number])
     best = int(np.argmin(losses.mean(1)))
-    found = fit.flat
-    for pull in PULLS[: best + 1]:
+    found = flat(fit.new if best else fit.trained)
+    for pull in PULLS[:best]:
         found = fit.fit(known, pull, found)
     numbers = fit.numbers(torch.from_numpy(found))
     with torch.no_grad():
