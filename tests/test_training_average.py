@@ -60,7 +60,19 @@ def test_each_part_is_kept_from_its_own_best_validation(tmp_path):
     for kept in (average, loaded):
         fill(model, 0)
         kept.put_best(model)
-        assert weights(model) == (2, 3) and kept.best_step == {"ranking": 20, "domains": 30}
+        assert weights(model) == (2, 3) and kept.good_step == {"ranking": 20, "domains": 30}
+
+
+@pytest.mark.parametrize(("error", "expected"), [(0.05, 40), (0.01, 20)])
+def test_a_plateau_was_of_use_to_its_end(error, expected):
+    """What is behind the best by less than its standard error is no worse; the weights are those of the best all the same."""
+    model, average = small_model(), WeightAverage()
+    average.on_train_begin(None, None, None, model=model)
+    for number, ndcg in enumerate((0.1, 0.3, 0.2, 0.26, 0.1), 1):
+        average.average = {name: torch.full_like(value, number) for name, value in average.average.items()}
+        average.keep({"ndcg@10": ndcg, "ndcg@10_error": error, "future_cross_entropy": 2.0}, 10 * number)
+    average.put_best(model)
+    assert weights(model)[0] == 2 and average.good_step["ranking"] == expected
 
 
 def test_without_a_validation_the_latest_average_counts():

@@ -110,7 +110,7 @@ def test_the_steps_follow_those_of_the_best_ranking(data, tiny_bert, tmp_path, m
     original = run.refit
 
     def early(trainer, *rest):
-        trainer.average.best_step["ranking"] = 10
+        trainer.average.good_step["ranking"] = 10
         trainer.state.best_global_step = 30
         return original(trainer, *rest)
 

@@ -31,8 +31,8 @@ def with_validation(log: InterestLog) -> InterestLog:
 
 def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal, support: int = 1) -> int:
     """Trains on with everything before the test, from where the learning rate was left: what is latest is worth the most. The steps are
-    `refit_share` of all, as many before it as ranking took to its best validation: domains learn slowly here and need no number of
-    their own.
+    `refit_share` of all, as many before it as ranking could use: to the last validation that was not behind the best by more than its
+    standard error, since where on a plateau the best one stands is chance. Domains learn slowly here and need no number of their own.
 
     Everything was chosen on validation before, and nothing is chosen after it, so the test stays untouched. An interruption
     leaves the model as it came. How sure forecasts are stays as it was: on windows that it trains on, the model would think itself
@@ -49,9 +49,9 @@ def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal, support:
         Steps that it took.
     """
     args, model, builder = copy.copy(trainer.args), trainer.interest_model, trainer.builder
-    chosen = {} if trainer.average is None else trainer.average.best_step
-    best = chosen.get("ranking") or trainer.state.best_global_step or trainer.state.global_step
-    steps = max(1, round(best * args.refit_share / (1 - args.refit_share)))
+    good = {} if trainer.average is None else trainer.average.good_step
+    used = good.get("ranking") or trainer.state.best_global_step or trainer.state.global_step
+    steps = max(1, round(used * args.refit_share / (1 - args.refit_share)))
     log = with_validation(builder.log)
     tensors = LogTensors(log, model, builder.tensors.processor, texts=builder.tensors.texts, progress=False)
     population = {name: value.clone() for name, value in model.population.named_buffers()}

@@ -171,6 +171,12 @@ def part_figures(figures: dict[str, float]) -> dict[str, float]:
     return parts | ({"domains": -sum(losses)} if losses else {})
 
 
+def part_errors(figures: dict[str, float]) -> dict[str, float]:
+    """Standard errors of what a validation says of ranking and of all together, whose figure has the logarithm of NDCG@10 in it."""
+    error = figures.get("ndcg@10_error", 0.0)
+    return {"ranking": error, "whole": error / figures["ndcg@10"] if figures.get("ndcg@10") else 0.0}
+
+
 class EarlyStop(TrainerCallback, ExportableState):
     """Ends a run after `patience` validations that are worse than the best: in their objective, or, with `by_part`, for ranking and for
     domains, each of which is kept from where it was best.
@@ -198,9 +204,7 @@ class EarlyStop(TrainerCallback, ExportableState):
         if "objective" not in figures:
             return control
         values = part_figures(figures) if self.by_part else {"whole": figures["objective"]}
-        error = figures.get("ndcg@10_error", 0.0)
-        # the objective has the logarithm of NDCG@10 in it
-        chance = {"ranking": error, "whole": error / figures["ndcg@10"] if figures.get("ndcg@10") else 0.0}
+        chance = part_errors(figures)
         better = {name: value for name, value in values.items() if value > self.best.get(name, -math.inf)}
         even = any(value > self.best.get(name, -math.inf) - chance.get(name, 0.0) for name, value in values.items())
         self.best |= better
@@ -250,7 +254,7 @@ class WeightAverage(TrainerCallback):
         self.gamma = gamma
         self.average: dict[str, torch.Tensor] = {}
         self.best: dict[str, tuple[float, dict[str, torch.Tensor]]] = {}
-        self.best_step: dict[str, int] = {}
+        self.good_step: dict[str, int] = {}
 
     @staticmethod
     def part(name: str) -> str:
@@ -258,14 +262,16 @@ class WeightAverage(TrainerCallback):
         return "domains" if any(f"{module}." in name for module in DOMAIN_MODULES) else "ranking"
 
     def keep(self, figures: dict[str, float], step: int) -> None:
-        """Keeps the parts that a validation after `step` finds better than before; all together where they share their layers."""
+        """Keeps the parts that a validation after `step` finds better than before, all together where they share their layers, and
+        remembers the last step after which a part was not behind its best by more than its standard error."""
         apart = any("domain_view." in name for name in self.average)
         whole = {"whole": figures["objective"]} if "objective" in figures else {}
         for part, value in (part_figures(figures) if apart else whole).items():
             if part not in self.best or value > self.best[part][0]:
                 of_part = (name for name in self.average if part in ("whole", self.part(name)))
                 self.best[part] = value, {name: self.average[name].clone() for name in of_part}
-                self.best_step[part] = step
+            if value >= self.best[part][0] - part_errors(figures).get(part, 0.0):
+                self.good_step[part] = step
 
     def put_best(self, model) -> None:
         """Gives the model the best parts for good; what was never validated gets the latest average."""
@@ -295,7 +301,7 @@ class WeightAverage(TrainerCallback):
             for part, (_, kept) in self.best.items():
                 tensors |= {f"{part}/{name}": value for name, value in kept.items()}
             values = {part: repr(value) for part, (value, _) in self.best.items()}
-            values |= {f"{part}_step": str(step) for part, step in self.best_step.items()}
+            values |= {f"{part}_step": str(step) for part, step in self.good_step.items()}
             save_file({name: value.contiguous() for name, value in tensors.items()}, folder / self.FILE, values)
 
     def load(self, folder: str | Path) -> None:
@@ -308,7 +314,7 @@ class WeightAverage(TrainerCallback):
         self.average = parts.pop("average")
         self.best = {part: (float(values[part]), kept) for part, kept in parts.items()}
         # a checkpoint of an earlier version does not say when
-        self.best_step = {part: int(values[f"{part}_step"]) for part in parts if f"{part}_step" in values}
+        self.good_step = {part: int(values[f"{part}_step"]) for part in parts if f"{part}_step" in values}
 
     @contextmanager
     def swapped(self, model) -> Iterator[None]:
