@@ -128,6 +128,10 @@ class InterestConfig(PreTrainedConfig):
             Popularity features per item and moment behind the ranking bias.
         use_popularity (`bool`, *optional*, defaults to `True`):
             Ranking has a bias that is a function of decayed counts and age.
+        popularity_units (`int`, *optional*, defaults to 0):
+            With `use_popularity`: hidden units of the network that turns these features into that bias, beside their linear sum; 0: the sum alone.
+        use_centered_queries (`bool`, *optional*, defaults to `False`):
+            Ranking compares items with how a person differs from the mean one: what everybody has in common is left to popularity.
         use_repetition (`bool`, *optional*, defaults to `True`):
             Ranking sees how often and how lately the person had the very item before.
         num_neighbours (`int`, *optional*, defaults to 0):
@@ -267,6 +271,8 @@ class InterestConfig(PreTrainedConfig):
     item_id_dropout: float | int = 0.1
     num_item_features: int = 7
     use_popularity: bool = True
+    popularity_units: int = 0
+    use_centered_queries: bool = False
     use_repetition: bool = True
     num_neighbours: int = 0
     use_newcomers: bool = False
@@ -376,7 +382,7 @@ class InterestConfig(PreTrainedConfig):
         for name in ("hidden_dropout", "domain_dropout", "item_id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, expected a number in [0, 1)")
-        for name in ("num_items", "num_item_features", "num_neighbours"):
+        for name in ("num_items", "num_item_features", "num_neighbours", "popularity_units"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, expected 0 or more")
         if self.use_personal_popularity and self.use_popularity and 0 < self.num_item_features < 6:

@@ -1343,6 +1343,7 @@ FEW_WEIGHTS = (
 )
 
 
+CENTER_MOMENTUM = 0.1
 TASTES = (1, 4, 5)  # of the popularity features: log counts with a half-life of a week, and in all, and log age
 
 
@@ -1355,9 +1356,13 @@ class InterestRankingHead(nn.Module):
         self.direction = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.log_temperature = nn.Parameter(torch.empty(1))
         self.fusion_gate = nn.Parameter(torch.empty(config.hidden_size))
-        self.popularity = None
+        self.popularity = self.popularity_hidden = self.popularity_output = None
         if config.use_popularity and config.num_item_features:
             self.popularity = InterestZeroLinear(config.num_item_features, 1, bias=False)
+            if config.popularity_units:
+                self.popularity_hidden = nn.Linear(config.num_item_features, config.popularity_units)
+                self.popularity_output = InterestZeroLinear(config.popularity_units, 1, bias=False)
+        self.center = nn.Buffer(torch.zeros(config.hidden_size)) if config.use_centered_queries else None
         self.repetition = InterestZeroLinear(3, 1, bias=False) if config.use_repetition else None
         self.taste = None
         if self.popularity is not None and config.use_personal_popularity:
@@ -1381,15 +1386,31 @@ class InterestRankingHead(nn.Module):
         gains = FEW_WEIGHTS * self.repetition.weight[0].float()
         return torch.where(latest, gains[0] + gains[1] * counts[0] + gains[2] * counts[1], 0.0)
 
-    def query(self, user: torch.Tensor) -> torch.Tensor:
-        return self.direction(user).float() * (-self.log_temperature).exp()
+    def query(self, user: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+        """What items are compared with, of users `(..., D)`: less the mean one, where the model is so configured. In training that is the
+        mean of the `asked (...)` bool, which a running mean follows for later."""
+        query = self.direction(user).float()
+        if self.center is not None:
+            center = self.center
+            if self.training and asked is not None:
+                center = (query * asked[..., None]).flatten(0, -2).sum(0) / asked.sum().clamp(min=1)
+                with torch.no_grad():
+                    self.center.lerp_(
+                        center.detach().to(self.center.dtype), CENTER_MOMENTUM * asked.any().to(self.center.dtype)
+                    )
+            query = query - center
+        return query * (-self.log_temperature).exp()
 
     def bias(self, features: torch.Tensor | None) -> torch.Tensor | None:
         """`(..., F)` to `(...)`."""
         if self.popularity is None or features is None:
             return None
         with torch.autocast(features.device.type, enabled=False):  # it would copy all features
-            return FEW_WEIGHTS * self.popularity(features.to(self.popularity.weight.dtype))[..., 0].float()
+            features = features.to(self.popularity.weight.dtype)
+            bias = self.popularity(features)
+            if self.popularity_hidden is not None and self.popularity_output is not None:
+                bias = bias + self.popularity_output(F.silu(self.popularity_hidden(features)))
+            return FEW_WEIGHTS * bias[..., 0].float()
 
     def tastes(self, user: torch.Tensor, features: torch.Tensor | None) -> tuple:
         """Weights `(..., J)` of users `(..., D)` and the features that they weigh, `(J, G, N)` of `(G, N, F)`; None twice without."""
@@ -1627,6 +1648,8 @@ class InterestPreTrainedModel(PreTrainedModel):
                 init.normal_(module.identity.weight, std=self.config.hidden_size**-0.5)
         elif isinstance(module, InterestRankingHead):
             init.normal_(module.direction.weight, std=self.config.hidden_size**-0.5)
+            if module.center is not None:
+                init.zeros_(module.center)
             init.constant_(module.log_temperature, math.log(self.config.temperature))
             init.zeros_(module.fusion_gate)
         elif isinstance(module, InterestIntensityHead):
@@ -2510,7 +2533,7 @@ class InterestModel(InterestPreTrainedModel):
         item_features,
     ):  # fmt: skip
         """Losses at every position: next item, and whether and how much it was liked."""
-        query = self.ranking_head.query(states)
+        query = self.ranking_head.query(states, targets >= 0)
         taste, tables = self.ranking_head.tastes(states, item_features)
         losses = {
             "ranking": self.next_item_loss(

@@ -20,6 +20,7 @@ from interest_lm import InterestConfig, InterestModel
 from interest_lm.data.log import InterestLog
 from interest_lm.recommendation.log_tensors import LogTensors
 from interest_lm.training.batches import BatchBuilder, PackedRows
+from interest_lm.training.popularity import keep_popularity
 
 
 RANKING_INPUTS = (
@@ -75,11 +76,12 @@ def main() -> None:
     )
     config = InterestConfig(
         text_config=text.to_dict(), domains=log.tree.nodes, num_items=arguments.items, horizons=[1, 3, 10],
-        reference_horizon=10, use_values=True, value_mean=3.0, use_personal_popularity=True,
+        reference_horizon=10, use_values=True, value_mean=3.0, use_personal_popularity=True, popularity_units=16,
     )  # fmt: skip
     torch.manual_seed(0)
     model = InterestModel(config).train()
     model.text_model.requires_grad_(False)
+    keep_popularity(model)
     texts = torch.nn.functional.normalize(torch.randn(arguments.items + 1, 384), dim=-1)
     tensors = LogTensors(log, model, Vocabulary(log.item_ids), texts=texts, progress=False)
     rows = PackedRows(tensors, 200)

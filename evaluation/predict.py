@@ -104,7 +104,7 @@ class ModelPredictor:
             weights = [] if neighbours is None else [neighbours.weight, *added]
         elif part == "popularity":
             weights = [] if ranking.popularity is None else [ranking.popularity.weight, *added]
-            weights += [] if ranking.taste is None else [ranking.taste.weight]
+            weights += [part.weight for part in (ranking.popularity_output, ranking.taste) if part is not None]
         else:
             weights = [tower.identity.weight] if model.config.use_text and tower.identity is not None else []
         if not any(tensor.any() for tensor in weights):

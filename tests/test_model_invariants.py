@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from interest_lm import InterestConfig, InterestModel, InterestProcessor
@@ -34,6 +35,8 @@ SIZES = {
     "use_values": True,
     "use_place": True,
     "use_personal_popularity": True,
+    "popularity_units": 4,
+    "use_centered_queries": True,
     "trajectory_half_lives": [3.0, 30.0],
     "num_topics": 2,
     "value_mean": 3.5,
@@ -567,6 +570,41 @@ def test_what_is_popular_draws_some_more_than_others(checkpoint):
     expected = (weighed @ (whole.user_embeds @ taste.T)[..., None])[..., 0]
     torch.testing.assert_close(whole.ranking_scores - plain.ranking_scores, expected, atol=1e-5, rtol=1e-4)
     assert expected.std(0).min() > 1e-4
+
+
+def test_popularity_is_worth_what_a_network_of_its_own_says(checkpoint):
+    """The bias of an item is no line in its log counts: twice as popular may be worth more where it is popular already."""
+    model, processor = checkpoint
+    batch = dict(processor(histories=HISTORIES))
+    features = torch.arange(7.0) * torch.rand(1, len(batch["item_text_index"]), 7, generator=torch.manual_seed(1))
+    head = model.ranking_head
+    hidden = F.silu(features @ head.popularity_hidden.weight.T + head.popularity_hidden.bias)
+    expected = 10 * (features @ head.popularity.weight[0] + hidden @ head.popularity_output.weight[0])
+    with torch.no_grad():
+        torch.testing.assert_close(head.bias(features), expected)
+        line = head.bias(torch.cat([features, (features + features.roll(1, 1)) / 2, features.roll(1, 1)]))
+        assert (line[1] - (line[0] + line[2]) / 2).abs().max() > 1e-3
+        scores = model(**batch, item_features=features, rank_items=True).ranking_scores
+        without = model(**batch, item_features=torch.zeros_like(features), rank_items=True).ranking_scores
+        taste = model.ranking_head.taste(model(**batch).user_embeds) @ features[0][:, [1, 4, 5]].T
+    torch.testing.assert_close(
+        scores - without - taste, (expected - head.bias(features * 0)).expand(3, -1), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_what_everybody_has_in_common_makes_no_query(checkpoint):
+    """The mean over those that are asked of in training; later the running one, which a batch that asks nothing leaves alone."""
+    head = InterestModel(checkpoint[0].config).ranking_head.train()
+    users, asked = torch.randn(2, 5, head.direction.in_features) + 3.0, torch.rand(2, 5) < 0.6
+    with torch.no_grad():
+        head.log_temperature.zero_()
+        query = head.query(users, asked)
+        torch.testing.assert_close(query[asked].mean(0), torch.zeros(query.shape[-1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(head.center, 0.1 * head.direction(users)[asked].mean(0))
+        center = head.center.clone()
+        head.query(users, asked & False)
+        torch.testing.assert_close(head.center, center)
+        torch.testing.assert_close(head.eval().query(users), head.direction(users) - center)
 
 
 def test_forecasts_alone_are_the_same_forecasts(checkpoint):

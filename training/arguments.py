@@ -74,6 +74,16 @@ class InterestTrainingArguments(TrainingArguments):
     use_personal_popularity: bool = field(
         default=True, metadata={"help": "What is popular and new counts more for some people than for others."}
     )
+    popularity_units: int = field(
+        default=16,
+        metadata={"help": "Hidden units of what popularity and age are worth; 0: a linear sum of their logarithms."},
+    )
+    use_centered_queries: bool | None = field(
+        default=None,
+        metadata={
+            "help": "What everybody has in common is left to popularity; default: where the log is split by time."
+        },
+    )
     use_positions: bool = field(default=True, metadata={"help": "Attention knows the order of events."})
     use_time_bias: bool = field(default=True, metadata={"help": "Attention knows the time between events."})
     ranking_loss: str = field(default="softmax", metadata={"help": "softmax or gbce."})

@@ -39,6 +39,7 @@ from .derive import (
     usual_width,
 )
 from .intensity import apply_intensity
+from .popularity import fit_popularity, keep_popularity
 from .prior import fit_prior
 from .refit import refit, with_validation
 from .reliable import check_change
@@ -102,6 +103,7 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
         "use_text",
         "use_domain_view",
         "use_personal_popularity",
+        "popularity_units",
         "use_positions",
         "use_time_bias",
         "ranking_loss",
@@ -120,6 +122,8 @@ def new_model(log: InterestLog, args: InterestTrainingArguments) -> tuple[Intere
     settings["num_neighbours"] = min(args.num_neighbours, max(len(items) - 1, 0))
     settings["use_newcomers"] = bool(settings["num_neighbours"])
     settings["use_reputation"] = settings["use_rate_prior"] = settings["use_absence"] = True
+    centered = log.facts["split"] == "global-time" if args.use_centered_queries is None else args.use_centered_queries
+    settings["use_centered_queries"] = centered
     model = InterestModel.from_text_pretrained(args.backbone, num_items=len(items), **settings)
     if model.item_tower.identity is not None:
         with torch.no_grad():
@@ -304,6 +308,7 @@ def train(
     model.to(args.device)
     if not resume:
         fill_topics(model, log, args.seed)
+        fit_popularity(model, tensors, args.seed)
         fit_prior(model, builder, rows, args.prior_steps)
     output = Path(args.output_dir)
     if args.tuning == "lora" and not resume and args.process_index == 0:
@@ -312,6 +317,7 @@ def train(
         untrained["tuning"] = "none yet: the base of an adapter"
         save_checkpoint(model, processor, output / BASE_FOLDER, facts=log.facts, training=untrained)
     tuned = tune_text(model, args)
+    keep_popularity(tuned)
     derive_schedule(args, rows, args.world_size)
     config = model.config
     validation = Validation(

@@ -280,7 +280,9 @@ class WeightAverage(TrainerCallback):
         self.put(model)
 
     def trained(self, model) -> dict[str, torch.Tensor]:
-        return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+        """Trained weights, and the mean query that follows them."""
+        trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+        return trained | {name: value for name, value in model.named_buffers() if name.endswith(".center")}
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         trained = self.trained(model)
