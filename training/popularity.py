@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..data.labels import moments
 from ..data.log import TRAIN, InterestLog
