@@ -87,6 +87,22 @@ def test_it_finds_that_the_most_popular_is_worth_more_than_a_line_says(tiny_bert
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_items_that_training_never_saw_teach_nothing(tiny_bert):
+    """That nobody took what did not exist yet says nothing of what is new."""
+    log, table = log_and_table(lambda features: features[..., 0] + features[..., 4])
+    random = np.random.default_rng(5)
+    weights = []
+    for later in (0, 30):
+        extra = random.gamma(1.0, 1.5, size=(20, later, 7)).astype(np.float32)
+        known = PopularityTable(table.grid, np.concatenate([table.features, extra], 1), table.names)
+        tensors = SimpleNamespace(log=log, popularity=known, item_features=torch.from_numpy(known.features))
+        model = model_for(tiny_bert, 4)
+        fit_popularity(model, tensors)
+        weights.append(model.ranking_head.state_dict())
+    for name in ("popularity.weight", "popularity_hidden.weight", "popularity_output.weight"):
+        torch.testing.assert_close(weights[0][name], weights[1][name])
+
+
 def test_a_model_of_a_linear_sum_is_left_alone(tiny_bert):
     log, table = log_and_table(lambda features: features[..., 0])
     tensors = SimpleNamespace(log=log, popularity=table, item_features=torch.from_numpy(table.features))

@@ -28,7 +28,7 @@ def next_items(log: InterestLog) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_popularity(model: InterestModel, tensors: LogTensors, seed: int = 0) -> list[float]:
-    """Fits what popularity is worth to the training events: a conditional logit (McFadden 1974) over all items, with the small network
+    """Fits what popularity is worth to the training events: a conditional logit (McFadden 1974) over the items of training, with the small network
     of the ranking head in the place of a linear sum, by Adam.
 
     Returns:
@@ -40,8 +40,13 @@ def fit_popularity(model: InterestModel, tensors: LogTensors, seed: int = 0) -> 
     time, item = next_items(tensors.log)
     if not len(time):
         return []
+    log = tensors.log
+    known = np.unique(
+        log.item[(log.split == TRAIN) & (log.item >= 0)]
+    )  # what came later is no choice that anybody passed over
     asked, row = np.unique(table.index(time), return_inverse=True)
-    counts = sp.csr_matrix((np.ones(len(item), np.float32), (row, item)), shape=(len(asked), table.features.shape[1]))
+    shape = len(asked), len(known)
+    counts = sp.csr_matrix((np.ones(len(item), np.float32), (row, np.searchsorted(known, item))), shape=shape)
     total = np.bincount(row)
     hidden = list(head.popularity_hidden.parameters())
     outputs = [head.popularity.weight, head.popularity_output.weight]
@@ -52,7 +57,9 @@ def fit_popularity(model: InterestModel, tensors: LogTensors, seed: int = 0) -> 
     losses = []
     for _ in tqdm(range(STEPS), desc="popularity", unit="step"):
         chosen = random.choice(len(asked), rows, p=total / total.sum())
-        features = tensors.item_features[torch.from_numpy(asked[chosen])].to(model.device)
+        features = tensors.item_features[torch.from_numpy(asked[chosen, None]), torch.from_numpy(known)].to(
+            model.device
+        )
         taken = torch.from_numpy(counts[chosen].toarray()).to(model.device)
         share = taken / taken.sum(1, keepdim=True)
         loss = -(share * head.bias(features).log_softmax(1)).sum(1).mean()
