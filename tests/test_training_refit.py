@@ -106,16 +106,19 @@ def test_a_refit_makes_no_forecast_surer(data, tiny_bert, tmp_path, monkeypatch)
     assert float(before[0][0].mean()) == pytest.approx(np.log(20.0) - 0.5, abs=0.4)  # calibrated before
 
 
-def test_the_steps_follow_those_of_the_best_ranking(data, tiny_bert, tmp_path, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize(("view", "part"), [(True, "ranking"), (False, "whole")])
+def test_the_steps_follow_those_that_ranking_could_use(data, tiny_bert, tmp_path, monkeypatch, view, part):  # noqa: F811
     original = run.refit
 
     def early(trainer, *rest):
-        trainer.average.good_step["ranking"] = 10
+        assert part in trainer.average.good_step  # as it was trained
+        trainer.average.good_step[part] = 10
         trainer.state.best_global_step = 30
         return original(trainer, *rest)
 
     monkeypatch.setattr(run, "refit", early)
-    out = run.train(arguments(data, tmp_path / "out", tiny_bert, max_steps=30, eval_steps=10, refit_share=0.5))
+    changes = {"max_steps": 30, "eval_steps": 10, "refit_share": 0.5, "use_domain_view": view}
+    out = run.train(arguments(data, tmp_path / "out", tiny_bert, **changes))
     assert out["training"]["refit_steps"] == 10
 
 

@@ -50,7 +50,7 @@ def refit(trainer: InterestTrainer, minutes: float, stop: StopOnSignal, support:
     """
     args, model, builder = copy.copy(trainer.args), trainer.interest_model, trainer.builder
     good = {} if trainer.average is None else trainer.average.good_step
-    used = good.get("ranking") or trainer.state.best_global_step or trainer.state.global_step
+    used = good.get("ranking") or good.get("whole") or trainer.state.best_global_step or trainer.state.global_step
     steps = max(1, round(used * args.refit_share / (1 - args.refit_share)))
     log = with_validation(builder.log)
     tensors = LogTensors(log, model, builder.tensors.processor, texts=builder.tensors.texts, progress=False)
