@@ -204,6 +204,7 @@ def _paired(group: str, metric: str, model: Score, baseline: Score, name: str) -
     own, reference = (
         part.figures["per_horizon"][horizon][figure] if horizon else part.figures[figure] for part in (model, baseline)
     )
+    relative = relative and reference != 0  # where there is but one domain, everybody is right
     difference = own - reference
     ours, theirs = (part.replicates | part.by_horizon for part in (model, baseline))
     if metric not in ours or metric not in theirs:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from label_logs import make_log, random_frames
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModel, TrainerCallback
@@ -109,6 +110,18 @@ def test_lora_trains_the_text_tower_and_merges(data, tiny_bert, tmp_path, monkey
         for file, content in hub.model(f"tester/{name}").files.items():
             words = set(re.findall(r"[\w-]+", content.decode())) if file.endswith((".json", ".md", ".txt")) else set()
             assert not words & {str(user) for user in log.user_ids}, file
+
+
+def test_one_domain_for_everything_is_no_reason_to_fail(tiny_bert, tmp_path):
+    """Every forecast of shares is right there, and a difference in per cent of nothing is none."""
+    events, items = random_frames(3, users=30, events=900)
+    items["categories"] = [[["Everything"]]] * len(items)
+    settings = arguments("", tmp_path / "out", tiny_bert, baselines="short")
+    settings.data = None
+    out = run.train(settings, make_log(events, items))
+    paired = out["results"]["paired"]["future.cross_entropy"]
+    assert (paired["difference"], paired["unit"]) == (0.0, "absolute")
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_a_resumed_run_ends_in_the_same_weights(data, tiny_bert, tmp_path):

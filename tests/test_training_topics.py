@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,6 +65,13 @@ def test_topics_are_the_domains_that_the_same_people_like(two_kinds):
     assert said[first].sum() > 0.9 and said[first].min() > 0.05
     other = find_topics(two_kinds, 2, seed=1)[0]
     assert abs(np.sort(other[:, first].sum(1)) - shares).max() < 0.02
+
+
+def test_topics_of_nothing_are_even(two_kinds):
+    at_leaves, at_nodes = find_topics(replace(two_kinds, split=np.full_like(two_kinds.split, 2)), 3)
+    leaves = two_kinds.tree.is_leaf
+    np.testing.assert_allclose(at_leaves[:, leaves], 1 / leaves.sum(), rtol=1e-6)
+    np.testing.assert_allclose(at_nodes[:, two_kinds.tree.depth == 0].sum(1), 1.0, rtol=1e-6)
 
 
 def test_the_mix_is_the_most_likely_one():

@@ -37,9 +37,13 @@ def find_topics(log: InterestLog, number: int, seed: int = 0) -> tuple[np.ndarra
     shape = document.max(initial=-1) + 1, log.num_items
     counts = sp.csr_matrix((np.ones(keep.sum()), (document[keep], log.item[train[keep]])), shape=shape)
     counts = (counts @ log.item_nodes[:, leaves])[np.sort(chosen)]
-    model = LatentDirichletAllocation(number, max_iter=ITERATIONS, random_state=seed, **PRIORS).fit(counts)
+    found = np.ones((number, len(leaves)))  # even, where nobody took anything
+    if counts.shape[0]:
+        found = (
+            LatentDirichletAllocation(number, max_iter=ITERATIONS, random_state=seed, **PRIORS).fit(counts).components_
+        )
     at_leaves = np.zeros((number, len(tree)), dtype=np.float64)
-    at_leaves[:, leaves] = model.components_ / model.components_.sum(1, keepdims=True)
+    at_leaves[:, leaves] = found / found.sum(1, keepdims=True)
     at_nodes = at_leaves.copy()
     for node in range(len(tree) - 1, -1, -1):  # parents stand before children
         if tree.parent[node] >= 0:
