@@ -164,7 +164,10 @@ class InterestTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     bf16: bool = field(default=True, metadata={"help": "bfloat16 autocast."})
     ddp_broadcast_buffers: bool | None = field(
-        default=False, metadata={"help": "Kept False: buffers (popularity, neighbours) do not change in training."}
+        default=False,
+        metadata={
+            "help": "Kept False: buffers (popularity, neighbours) do not change in training, or are shared by the trainer."
+        },
     )
 
     def __post_init__(self):

@@ -272,7 +272,7 @@ def train(
         raise ValueError("several GPUs in one process would cut batches apart; use `accelerate launch`")
     set_seed(args.seed)
     model, processor = new_model(log, args)
-    for name in ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_dropout"):
+    for name in ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_dropout", "use_centered_queries"):
         setattr(args, name, getattr(model.config, name))  # what was left to the log: the card says it
     refusal = said_by_first(lambda: missing_space(args, model), args)
     if refusal:

@@ -337,6 +337,19 @@ class WeightAverage(TrainerCallback):
             trained[name].copy_(value)
 
 
+class ReadAsLeft(TrainerCallback):
+    """A resumed run begins with the texts as its last validation read them."""
+
+    def __init__(self, trainer: InterestTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        average = self.trainer.average
+        if state.global_step:
+            with nullcontext() if average is None else average.swapped(self.trainer.accelerator.unwrap_model(model)):
+                self.trainer.read_texts()
+
+
 class InterestTrainer(Trainer):
     """Trainer of an [`InterestModel`], bare or under PEFT.
 
@@ -374,6 +387,7 @@ class InterestTrainer(Trainer):
         self.add_callback(ReturnMemory())
         if average is not None:
             self.add_callback(average)
+        self.add_callback(ReadAsLeft(self))
         if args.evaluations and args.eval_strategy != "no":
             self.add_callback(ValidateOften(budget, args.evaluations))
 
@@ -433,6 +447,11 @@ class InterestTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         output = model(**inputs)
+        if model.training and self.args.world_size > 1:  # each has followed the queries of its own rows
+            for name, buffer in self.interest_model.named_buffers():
+                if name.endswith(".center"):
+                    torch.distributed.all_reduce(buffer)
+                    buffer /= self.args.world_size
         if model.training:
             for task, loss in output.losses.items():
                 self.task_losses[task].append(loss)
@@ -446,6 +465,12 @@ class InterestTrainer(Trainer):
             self.task_losses.clear()
         super().log(logs, start_time)
 
+    def read_texts(self) -> None:
+        """Encodes all texts anew where the text tower is tuned; the first process fills the cache that the others read."""
+        if self.builder.live_texts:
+            with self.args.main_process_first(desc="texts"):
+                self.builder.tensors.refresh(self.interest_model)
+
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Our own figures on validation; a tuned text tower encodes all texts anew first."""
         started = time.monotonic()
@@ -453,10 +478,7 @@ class InterestTrainer(Trainer):
         device = self.args.device.type
         wrapped = self.accelerator.unwrap_model(self.model)
         with nullcontext() if self.average is None else self.average.swapped(wrapped):
-            if self.builder.live_texts:
-                # the first process fills the cache that the others read
-                with self.args.main_process_first(desc="texts"):
-                    tensors.refresh(model)
+            self.read_texts()
             predictor = ModelPredictor(model, tensors.processor, tensors.log, tensors=tensors)
             with torch.autocast(device, dtype=torch.bfloat16, enabled=self.args.bf16):
                 figures = said_by_first(lambda: self.validation(predictor), self.args)
