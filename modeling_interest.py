@@ -1348,8 +1348,8 @@ TASTES = (1, 4, 5)  # of the popularity features: log counts with a half-life of
 
 
 class InterestRankingHead(nn.Module):
-    """`<W y, z> / tau + b + c + <V y, d>`: b a function of the item's decayed counts and age, c of how often and how lately the
-    person had this very item, d some of b's features: what is new and popular draws some people more than others."""
+    """`<W y - m, z> / tau + b + c + <V y, d>`: m the mean query, b a function of the item's decayed counts and age, c of how often
+    and how lately the person had this very item, d some of b's features: what is new and popular draws some people more than others."""
 
     def __init__(self, config: InterestConfig):
         super().__init__()
