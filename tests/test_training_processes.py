@@ -81,7 +81,10 @@ SCRIPT = """
     say = {"rank": rank}
 
     def digest(model):
-        flat = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
+        centers = [value for name, value in model.named_buffers() if name.endswith(".center")]
+        assert centers  # the mean query, which each process follows on rows of its own
+        trained = [p for p in model.parameters() if p.requires_grad]
+        flat = torch.cat([p.detach().flatten() for p in trained + centers])
         return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
 
     class Watch(TrainerCallback):

@@ -154,6 +154,29 @@ def test_a_resumed_run_ends_in_the_same_weights(data, tiny_bert, tmp_path):
         torch.testing.assert_close(first[name], second[name], msg=name)
 
 
+def test_a_resumed_run_reads_texts_as_its_last_validation_did(data, tiny_bert, tmp_path, monkeypatch):
+    """And not with the text tower that nothing has trained yet."""
+    read, original, evaluate = {}, run.InterestTrainer.compute_loss, run.InterestTrainer.evaluate
+
+    def see(self, *positional, **named):
+        read.setdefault("first step", self.builder.tensors.texts.clone())
+        return original(self, *positional, **named)
+
+    def validate(self, *positional, **named):
+        figures = evaluate(self, *positional, **named)
+        read["validation"] = self.builder.tensors.texts.clone()
+        return figures
+
+    monkeypatch.setattr(run.InterestTrainer, "compute_loss", see)
+    monkeypatch.setattr(run.InterestTrainer, "evaluate", validate)
+    changes = {"tuning": "lora", "live_texts": 8, "live_every": 1, "eval_steps": 3, "refit_share": 0.0}
+    run.train(arguments(data, tmp_path / "out", tiny_bert, max_steps=3, **changes))
+    untrained, left = read.pop("first step"), read.pop("validation")
+    assert (left - untrained).abs().max() > 1e-4
+    run.train(arguments(data, tmp_path / "out", tiny_bert, resume_from_checkpoint="True", **changes))
+    torch.testing.assert_close(read["first step"], left, atol=1e-5, rtol=0)
+
+
 def test_an_interrupted_run_leaves_a_checkpoint_that_loads(data, tiny_bert, tmp_path, monkeypatch):
     step_end = run.StopOnSignal.on_step_end
 

@@ -28,8 +28,8 @@ def next_items(log: InterestLog) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_popularity(model: InterestModel, tensors: LogTensors, seed: int = 0) -> list[float]:
-    """Fits what popularity is worth to the training events: a conditional logit (McFadden 1974) over the items of training, with the small network
-    of the ranking head in the place of a linear sum, by Adam.
+    """Fits what popularity is worth to the training events: a conditional logit (McFadden 1974) over the items of training, with the
+    small network of the ranking head beside the linear sum, by Adam.
 
     Returns:
         The losses in nats, step by step; empty for a model without that network, or a log in which nothing follows anything.
@@ -41,9 +41,8 @@ def fit_popularity(model: InterestModel, tensors: LogTensors, seed: int = 0) -> 
     if not len(time):
         return []
     log = tensors.log
-    known = np.unique(
-        log.item[(log.split == TRAIN) & (log.item >= 0)]
-    )  # what came later is no choice that anybody passed over
+    # what came later is no choice that anybody passed over
+    known = np.unique(log.item[(log.split == TRAIN) & (log.item >= 0)])
     asked, row = np.unique(table.index(time), return_inverse=True)
     shape = len(asked), len(known)
     counts = sp.csr_matrix((np.ones(len(item), np.float32), (row, np.searchsorted(known, item))), shape=shape)
@@ -57,9 +56,8 @@ def fit_popularity(model: InterestModel, tensors: LogTensors, seed: int = 0) -> 
     losses = []
     for _ in tqdm(range(STEPS), desc="popularity", unit="step"):
         chosen = random.choice(len(asked), rows, p=total / total.sum())
-        features = tensors.item_features[torch.from_numpy(asked[chosen, None]), torch.from_numpy(known)].to(
-            model.device
-        )
+        at = torch.from_numpy(asked[chosen, None])
+        features = tensors.item_features[at, torch.from_numpy(known)].to(model.device)
         taken = torch.from_numpy(counts[chosen].toarray()).to(model.device)
         share = taken / taken.sum(1, keepdim=True)
         loss = -(share * head.bias(features).log_softmax(1)).sum(1).mean()
