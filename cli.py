@@ -310,6 +310,12 @@ def recommend(
             "--filter-seen/--keep-seen", help="Leave out what the person had; default: by the log's repeat rate."
         ),
     ] = None,
+    diversity: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, metavar="X", help="0: the best items; 1: as unlike each other as the best ones have."
+        ),
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per user.")] = False,
 ) -> None:
     """List the items to show to people, each with the event it follows from."""
@@ -318,7 +324,7 @@ def recommend(
 
     predictor, log = _predictor(model, data)
     vectors = predictor.item_vectors()
-    lists = run(predictor, log, user, top_k, filter_seen=filter_seen, at=at, item_vectors=vectors)
+    lists = run(predictor, log, user, top_k, filter_seen=filter_seen, at=at, item_vectors=vectors, diversity=diversity)
     if as_json:
         for entry in lists:
             print(json.dumps(entry, ensure_ascii=False))

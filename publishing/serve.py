@@ -32,7 +32,7 @@ def make_app(
 
     - `GET /health`: `{"status": "ok", "model", "routes"}` once the model is loaded.
     - `POST /`: what `handler.py` answers on an Inference Endpoint.
-    - `POST /profile`: `{"user": ID, "at": ...}`, and `POST /recommend`: `{"users": [ID, ...], "top_k": 10, "at": ...}`,
+    - `POST /profile`: `{"user": ID, "at": ...}`, and `POST /recommend`: `{"users": [ID, ...], "top_k": 10, "at": ..., "diversity": 0}`,
       where a log is served too.
 
     What is wrong with a body is `{"error": one line}` with status 400, or 413 for one that is too large.
@@ -98,17 +98,21 @@ class People:
             return interest_profile(self.predictor, self.log, wish["user"], at=wish.get("at"))
 
     def recommend(self, data: Any) -> list[dict[str, Any]]:
-        """`{"users": [ID, ...], "top_k"?, "at"?}` -> see `recommend`."""
+        """`{"users": [ID, ...], "top_k"?, "at"?, "diversity"?}` -> see `recommend`."""
         from ..recommendation.recommend import recommend
 
-        wish = _fields(data, users=(list, "ids"), top_k=(int, "a whole number"), at=AT)
+        number = ((int, float), "a number")
+        wish = _fields(data, users=(list, "ids"), top_k=(int, "a whole number"), at=AT, diversity=number)
         users, top_k = wish.get("users"), wish.get("top_k", 10)
         if not users or len(users) > MAX_USERS or not all(isinstance(user, str) for user in users):
             raise ValueError(f'expected {{"users": [ID, ...]}} with 1 to {MAX_USERS} ids')
         if not 1 <= top_k <= MAX_LIST:
             raise ValueError(f"`top_k` is {top_k}, expected 1 to {MAX_LIST}")
         with self.lock:
-            return recommend(self.predictor, self.log, users, top_k, at=wish.get("at"), item_vectors=self.vectors)
+            return recommend(
+                self.predictor, self.log, users, top_k, at=wish.get("at"), item_vectors=self.vectors,
+                diversity=wish.get("diversity", 0.0),
+            )  # fmt: skip
 
 
 def _fields(data: Any, **types: tuple[Any, str]) -> dict[str, Any]:

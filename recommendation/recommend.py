@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pyversity import msd
 
 from ..data.labels import history_range
 from ..evaluation.cases import Histories, RankingCases
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from ..data.log import InterestLog
 
 
+POOL = 10  # times the length of a list: what a diverse one is chosen from
+LEAST_POOL = 100
+
+
 def recommend(
     predictor,
     log: InterestLog,
@@ -27,6 +32,7 @@ def recommend(
     filter_seen: bool | None = None,
     at: int | str | None = None,
     item_vectors: np.ndarray | None = None,
+    diversity: float = 0.0,
 ) -> list[dict[str, Any]]:
     """The best `k` items for each person at a moment.
 
@@ -40,16 +46,22 @@ def recommend(
         at (`int` or `str`, *optional*): seconds or an ISO date; by default right after each person's last event.
         item_vectors (`np.ndarray` of shape `(I, D)`, *optional*): unit item vectors, for the reasons; without them `reason` is
             None.
+        diversity (`float`, *optional*, defaults to 0): from 0, the best items, to 1, items as unlike each other as can be found
+            among the best ones, see [`choose_items`]. Needs `item_vectors` above 0.
 
     Returns:
-        One `{"user", "at", "ranking": [{"item_id", "title", "score", "reason"}]}` per person. Scores order one person's items
-        and mean nothing across people. `reason` is the title of the person's event whose item is most like this one.
+        One `{"user", "at", "ranking": [{"item_id", "title", "score", "reason"}]}` per person, best first; where `diversity` is
+        above 0 in the order in which they were chosen. Scores order one person's items and mean nothing across people. `reason` is the title of the person's event whose item is most like this one.
 
     Raises:
-        ValueError: an unknown user, a moment that cannot be read, `k` below 1.
+        ValueError: an unknown user, a moment that cannot be read, `k` below 1, a `diversity` outside of 0 to 1 or without vectors.
     """
     if k < 1:
         raise ValueError(f"`k` is {k}, expected at least 1")
+    if not 0 <= diversity <= 1:
+        raise ValueError(f"`diversity` is {diversity}, expected 0 to 1")
+    if diversity and item_vectors is None:
+        raise ValueError(f"`diversity` is {diversity} without `item_vectors`, expected vectors that tell items apart")
     if isinstance(user_ids, str):
         raise ValueError(f"`user_ids` is {user_ids!r}, expected a list of ids")
     names = [str(user_id) for user_id in user_ids]
@@ -72,8 +84,7 @@ def recommend(
             seen = np.unique(log.item[events][log.item[events] >= 0])
             if filter_seen:
                 scored[seen] = -np.inf
-            best = np.argsort(-scored, kind="stable")[:k]
-            best = best[np.isfinite(scored[best])]
+            best = choose_items(scored, k, item_vectors, diversity)
             reasons = _reasons(best, seen, titles, log.item_ids, item_vectors)
             lists.append(
                 {
@@ -91,6 +102,30 @@ def recommend(
                 }
             )
     return lists
+
+
+def choose_items(scores: np.ndarray, k: int, vectors: np.ndarray | None = None, diversity: float = 0.0) -> np.ndarray:
+    """Which `k` items to show, as indexes in the order of the list.
+
+    With `diversity` a list is chosen from the best `10 k` items, a hundred at least, one after the other: the best one first, then
+    whatever has the largest `(1 - diversity) s + diversity * sum of (1 - cos)` to those chosen before, where `s` is the score,
+    0 to 1 over these items (max-sum diversification: Borodin, Lee and Ye 2012, "Max-Sum Diversification, Monotone
+    Submodular Functions and Dynamic Updates").
+
+    Args:
+        scores (`np.ndarray` of shape `(I,)`): the higher the better; `-inf` is never shown.
+        k (`int`): length of the list; shorter where fewer items are left.
+        vectors (`np.ndarray` of shape `(I, D)`, *optional*): of the items; only for `diversity` above 0.
+        diversity (`float`, *optional*, defaults to 0): 0 to 1.
+    """
+    number = min(max(POOL * k, LEAST_POOL) if diversity else k, len(scores))
+    best = np.argsort(-scores, kind="stable")[:number]
+    best = best[np.isfinite(scores[best])]
+    if not diversity or not len(best):
+        return best
+    high, low = float(scores[best[0]]), float(scores[best[-1]])
+    relevance = (scores[best] - low) / max(high - low, 1e-9)
+    return best[msd(vectors[best], relevance, k, float(diversity)).indices]
 
 
 def _reasons(

@@ -240,6 +240,11 @@ def test_recommend_prints_a_line_per_user(command, checkpoint, data, user):
     scores = [row["score"] for row in entry["ranking"]]
     assert scores == sorted(scores, reverse=True)
     assert "For user" in command("recommend", checkpoint, "--data", data, "--user", user).out
+    options = ("--top-k", "3", "--diversity", "1", "--json")
+    diverse = json.loads(command("recommend", checkpoint, "--data", data, "--user", user, *options).out)
+    assert diverse["ranking"][0] == entry["ranking"][0]
+    assert len(diverse["ranking"]) == 3 and diverse["ranking"] != entry["ranking"]
+    assert command("recommend", checkpoint, "--data", data, "--user", user, "--diversity", "1.5").status == 2
 
 
 def test_evaluate_writes_figures_and_renders_the_card(command, checkpoint, data):

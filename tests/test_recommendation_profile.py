@@ -17,7 +17,7 @@ from interest_lm.data.log import InterestLog
 from interest_lm.pipeline_interest import STEADY_Z, future_spread, rate_interval, share_interval
 from interest_lm.recommendation.picture import plot_profile
 from interest_lm.recommendation.profile import choose_domains, forecast_query, interest_profile, print_profile
-from interest_lm.recommendation.recommend import print_recommendations, recommend
+from interest_lm.recommendation.recommend import choose_items, print_recommendations, recommend
 from interest_lm.recommendation.why import event_contributions, without
 from interest_lm.taxonomy_interest import DomainTree
 
@@ -265,6 +265,54 @@ def test_recommend_keeps_what_was_seen_where_people_return(log, predictor):
     (entry,) = recommend(predictor, returning, ["ann"], 2, filter_seen=True)
     assert [row["item_id"] for row in entry["ranking"]] == ["alien"]
     assert entry["ranking"][0]["reason"] is None
+
+
+def test_diversity_leads_from_the_best_items_to_unlike_ones():
+    generator = np.random.default_rng(0)
+    kinds = np.repeat(np.eye(4, dtype=np.float32), 50, axis=0)
+    vectors = kinds + 0.05 * generator.normal(size=kinds.shape).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    scores = generator.normal(size=200).astype(np.float32)
+    scores[:50] += 2  # the first kind is liked best
+    scores[[7, 60]] = -np.inf
+    best = np.argsort(-scores, kind="stable")[:8]
+    distances, gains = [], []
+    for diversity in (0.0, 1e-6, 0.1, 0.3, 0.6, 1.0):
+        chosen = choose_items(scores, 8, vectors, diversity)
+        assert len(set(chosen.tolist())) == 8 and np.isfinite(scores[chosen]).all()
+        assert chosen[0] == best[0]
+        distances.append(1 - (vectors[chosen] @ vectors[chosen].T).mean())
+        gains.append(scores[chosen].mean())
+        # the scale of the scores means nothing
+        np.testing.assert_array_equal(choose_items(3 * scores - 5, 8, vectors, diversity), chosen)
+    np.testing.assert_array_equal(choose_items(scores, 8, vectors, 1e-6), best)
+    assert distances == sorted(distances) and distances[-1] > distances[0] + 0.2
+    assert gains == sorted(gains, reverse=True)
+    assert len(set((choose_items(scores, 4, vectors, 1.0) // 50).tolist())) == 4
+    np.testing.assert_array_equal(choose_items(scores, 8), best)
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_a_diverse_list_of_what_is_left(left):
+    scores = np.full(5, -np.inf, dtype=np.float32)
+    scores[:left] = 1.0  # and all alike
+    chosen = choose_items(scores, 4, np.eye(5, dtype=np.float32), 0.5)
+    assert sorted(chosen.tolist()) == list(range(left))
+
+
+def test_recommend_diverse_lists(log, predictor):
+    vectors = np.eye(4, dtype=np.float32)
+    plain, diverse = (
+        recommend(predictor, log, ["bob"], 2, at=START + 2 * DAY, item_vectors=vectors, diversity=diversity)[0]
+        for diversity in (0.0, 1.0)
+    )
+    assert len(plain["ranking"]) == len(diverse["ranking"]) == 2
+    assert plain["ranking"][0] == diverse["ranking"][0]
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=f"`diversity` is {wrong}, expected 0 to 1"):
+            recommend(predictor, log, ["ann"], 2, item_vectors=vectors, diversity=wrong)
+    with pytest.raises(ValueError, match="without `item_vectors`"):
+        recommend(predictor, log, ["ann"], 2, diversity=0.5)
 
 
 def test_recommend_serves_many_at_a_moment(log, predictor):

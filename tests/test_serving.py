@@ -261,6 +261,8 @@ def test_serve_tells_of_a_logs_people(world):
             ("/recommend", {"users": users * 33}, 'expected {"users": [ID, ...]} with 1 to 64 ids'),
             ("/recommend", {"users": users, "top_k": 10_000}, "`top_k` is 10000, expected 1 to 1000"),
             ("/recommend", {"users": users, "top_k": True}, "`top_k` is True, expected a whole number"),
+            ("/recommend", {"users": users, "diversity": 2}, "`diversity` is 2, expected 0 to 1"),
+            ("/recommend", {"users": users, "diversity": "much"}, "`diversity` is 'much', expected a number"),
         ]
         for path, body, message in bad:
             status, answer = server.ask(path, body)
