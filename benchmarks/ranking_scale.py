@@ -23,6 +23,7 @@ from interest_lm.evaluation.predict import ModelPredictor
 from interest_lm.evaluation.ranking import mean_ndcg
 from interest_lm.training.arguments import InterestTrainingArguments
 from interest_lm.training.run import train
+from interest_lm.training.trainer import ReturnMemory
 
 
 GIB = 2**30
@@ -36,21 +37,28 @@ class HeapFacts(ctypes.Structure):
 
 
 class Memory(TrainerCallback):
-    """Resident memory every so many steps, and what of the heap is in use between two of them."""
+    """Resident memory every so many steps, once what steps have freed is given back to the system, as the trainer does every twenty
+    steps (`ReturnMemory`); before that; and what of the heap is in use between two steps."""
 
     def __init__(self, every: int):
-        self.every, self.process = every, psutil.Process()
+        self.every, self.process, self.memory = every, psutil.Process(), ReturnMemory(every)
         self.facts = getattr(ctypes.CDLL(None), "mallinfo2", None)
         if self.facts is not None:
             self.facts.restype = HeapFacts
 
+    def resident(self) -> float:
+        return self.process.memory_info().rss / GIB
+
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every == 0:
-            said = f"step {state.global_step}: {self.process.memory_info().rss / GIB:.2f} GiB"
+            before = self.resident()
+            self.memory.on_step_end(args, state, control)
+            said = (
+                f"step {state.global_step}: {self.resident():.2f} GiB, {before:.2f} before freed memory was given back"
+            )
             if self.facts is not None:
                 found = self.facts()
-                used, free = found.uordblks + found.hblkhd, found.fordblks
-                said += f", of which {used / GIB:.2f} GiB in use and {free / GIB:.2f} GiB freed on the heap"
+                said += f"; {(found.uordblks + found.hblkhd) / GIB:.2f} GiB in use"
             print(said, flush=True)
 
 
